@@ -1,0 +1,245 @@
+"""Rounds, numbers, results: contenders run alternately, so that a noisy machine hits them alike."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+# Fewer rounds cannot tell a change from noise; more burn a shared machine.
+ROUNDS = 7
+QUICK_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison.
+
+    `measure` does the work once and returns milliseconds; whatever it leaves, `settle` takes away
+    outside the measured time, so that every contender meets the same machine.
+    """
+
+    name: str
+    measure: Callable[[], float]
+    settle: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a row promises: `subject` at most `at_most` times `reference`'s time."""
+
+    subject: str
+    reference: str
+    at_most: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A benchmark: what is done, by whom, with which isolation, and what it must reach."""
+
+    key: str
+    work: str
+    isolation: str
+    contenders: list[Contender]
+    targets: list[Target]
+    divide_by: int = 1
+
+
+@dataclass
+class Outcome:
+    """A row's measured milliseconds, by contender, in the order of the rounds."""
+
+    key: str
+    work: str
+    isolation: str
+    divide_by: int
+    times_ms: dict[str, list[float]] = field(default_factory=dict)
+    targets: list[dict[str, object]] = field(default_factory=list)
+
+    def median_ms(self, name: str) -> float:
+        return statistics.median(self.times_ms[name])
+
+    def ratio(self, subject: str, reference: str) -> float:
+        """The median of the ratios within each round: what a drifting machine spares."""
+        pairs = zip(self.times_ms[subject], self.times_ms[reference], strict=True)
+        return statistics.median(mine / other for mine, other in pairs)
+
+
+def run_row(row: Row, rounds: int, say: Callable[[str], None]) -> Outcome:
+    """Run a row's contenders A B C A B C ..., after one round that only warms up."""
+    outcome = Outcome(row.key, row.work, row.isolation, row.divide_by)
+    outcome.times_ms = {contender.name: [] for contender in row.contenders}
+    for number in range(rounds + 1):
+        for contender in row.contenders:
+            try:
+                spent_ms = contender.measure()
+            finally:
+                contender.settle()
+            if number:
+                outcome.times_ms[contender.name].append(spent_ms)
+        if number:
+            last = "  ".join(f"{name} {times[-1]:.1f}" for name, times in outcome.times_ms.items())
+            say(f"  {row.key} round {number}/{rounds}: {last} ms")
+    outcome.targets = [judge(outcome, target) for target in row.targets]
+    return outcome
+
+
+def judge(outcome: Outcome, target: Target) -> dict[str, object]:
+    """How a promise fared."""
+    ratio = outcome.ratio(target.subject, target.reference)
+    return {**asdict(target), "ratio": round(ratio, 4), "reached": ratio <= target.at_most}
+
+
+# ---- showing ----
+
+
+def spread(times: list[float]) -> str:
+    return f"{min(times):.1f}-{max(times):.1f}"
+
+
+def table(outcome: Outcome) -> str:
+    """A row as text: median, spread, per container, then each promise."""
+    lines = [f"{outcome.key}  {outcome.work}", f"    isolation: {outcome.isolation}"]
+    for name, times in outcome.times_ms.items():
+        each = f"{outcome.median_ms(name) / outcome.divide_by:9.3f} ms each"
+        each = each if outcome.divide_by > 1 else ""
+        lines.append(
+            f"    {name:34} median {outcome.median_ms(name):9.1f} ms"
+            f"  ({spread(times)}) {each}".rstrip()
+        )
+    for target in outcome.targets:
+        verdict = "reached" if target["reached"] else "NOT reached"
+        lines.append(f"    {target['words']}: {verdict}, {ratio_words(target)}")
+    return "\n".join(lines)
+
+
+def ratio_words(target: dict[str, object]) -> str:
+    ratio = float(str(target["ratio"]))
+    against = f"{target['subject']} / {target['reference']}"
+    faster = f" ({1 / ratio:.1f} x faster)" if ratio < 1 else ""
+    return f"{against} = {ratio:.3f}{faster}"
+
+
+def picture(outcomes: list[Outcome], path: Path) -> None:
+    """One panel of bars per row: medians, with the spread as a whisker."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        len(outcomes), 1, figsize=(9, 1 + 1.7 * len(outcomes)), squeeze=False
+    )
+    for panel, outcome in zip(panels[:, 0], outcomes, strict=True):
+        names = list(outcome.times_ms)
+        medians = [outcome.median_ms(name) for name in names]
+        low = [m - min(outcome.times_ms[n]) for n, m in zip(names, medians, strict=True)]
+        high = [max(outcome.times_ms[n]) - m for n, m in zip(names, medians, strict=True)]
+        colours = ["#1f6f8b" if name.startswith("podrt") else "#b9b9b9" for name in names]
+        panel.barh(names, medians, xerr=[low, high], color=colours, ecolor="#555555")
+        panel.invert_yaxis()
+        panel.set_xscale("log")
+        panel.set_xlim(right=2 * max(max(times) for times in outcome.times_ms.values()))
+        panel.set_title(f"{outcome.key}: {outcome.work}", fontsize=9, loc="left")
+        panel.tick_params(labelsize=8)
+        for position, median in enumerate(medians):
+            panel.annotate(f" {median:.1f} ms", (median, position), fontsize=8, va="bottom")
+    figure.supxlabel("milliseconds, logarithmic: less is better", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+# ---- keeping ----
+
+
+def first_line(*command: str) -> str:
+    """What a program says its version is, or that it is not here."""
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "absent"
+    return (result.stdout or result.stderr).strip().split("\n")[0]
+
+
+def machine() -> dict[str, str]:
+    """What the numbers were taken on."""
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    controllers = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "processor": f"{len(models)} x {models[0] if models else platform.machine()}",
+        "kernel": platform.release(),
+        "cgroups": "v2" if controllers else "v1",
+        "python": platform.python_version(),
+        "podman": first_line("podman", "--version"),
+        "crun": first_line("crun", "--version"),
+    }
+
+
+def keep(outcomes: list[Outcome], rounds: int) -> Path:
+    """Write the results as JSON and as a picture; the JSON's path."""
+    RESULTS.mkdir(exist_ok=True)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    path = RESULTS / f"{stamp}.json"
+    document = {
+        "machine": machine(),
+        "rounds": rounds,
+        "command": sys.argv[1:],
+        "rows": [asdict(outcome) for outcome in outcomes],
+    }
+    path.write_text(json.dumps(document, indent=1))
+    picture(outcomes, path.with_suffix(".png"))
+    return path
+
+
+ROWS_BEGIN, ROWS_END = "<!-- rows -->", "<!-- end of rows -->"
+
+
+def publish(outcomes: list[Outcome], rounds: int) -> None:
+    """Put the measured rows into README.md, also those that fall short."""
+    facts = machine()
+    lines = [
+        f"Measured {facts['date']}: {facts['processor']}, Linux {facts['kernel']}, cgroup "
+        f"{facts['cgroups']}, Python {facts['python']}, {facts['podman']}, {facts['crun']}; "
+        f"{rounds} rounds after a warm-up.",
+        "",
+        "| row | who | median ms | spread ms | promise | measured |",
+        "|---|---|---|---|---|---|",
+    ]
+    for outcome in outcomes:
+        lines += published_rows(outcome)
+    path = HERE / "README.md"
+    text = path.read_text()
+    before, rest = text.split(ROWS_BEGIN, 1)
+    after = rest.split(ROWS_END, 1)[1]
+    body = "\n".join(lines)
+    path.write_text(f"{before}{ROWS_BEGIN}\n{body}\n{ROWS_END}{after}")
+
+
+def published_rows(outcome: Outcome) -> list[str]:
+    """A row's lines of README.md's table: a line per contender, then one per promise."""
+    lines = [
+        f"| {outcome.key} | {name} | {outcome.median_ms(name):.1f} | {spread(times)} | | |"
+        for name, times in outcome.times_ms.items()
+    ]
+    for target in outcome.targets:
+        verdict = "reached" if target["reached"] else "**not reached**"
+        lines.append(
+            f"| {outcome.key} | | | | {target['words']} | {ratio_words(target)}: {verdict} |"
+        )
+    return lines

@@ -1,0 +1,42 @@
+"""The `podrt` command; `python -m podrt` is the same."""
+
+from __future__ import annotations
+
+import sys
+
+import podrt
+
+
+def main() -> int:
+    """Run the command line that the process was started with; the result is the exit code."""
+    arguments = sys.argv[1:]
+    # Answered before anything is imported: scripts ask this often.
+    if arguments in (["--version"], ["-v"]):
+        print(f"podrt version {podrt.__version__}")
+        return 0
+    if arguments == ["version"]:
+        print(version_text())
+        return 0
+    from podrt.cli.main import main as run
+
+    return run(arguments)
+
+
+def version_text() -> str:
+    """What `podrt version` prints: the versions a report of a fault should name."""
+    from os import uname
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    system = uname()
+    return "\n".join(
+        [
+            f"Version:  {podrt.__version__}",
+            f"Python:   {python}",
+            f"Kernel:   {system.release}",
+            f"OS/Arch:  linux/{system.machine}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+#define _GNU_SOURCE
+#include "base.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define K_OPEN_TREE_CLONE 1u
+#define K_FSOPEN_CLOEXEC 1u
+#define K_FSMOUNT_CLOEXEC 1u
+#define K_MOVE_FROM_EMPTY 0x04u
+#define K_MOVE_TO_EMPTY 0x40u
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
+/* Where field 22 of /proc/<pid>/stat is, counted from the state behind the process's name. */
+#define START_TIME_FIELD 19
+
+static int checked(long result)
+{
+	return result < 0 ? -errno : (int)result;
+}
+
+int k_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
+{
+	struct k_open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve};
+	int fd;
+
+	/* RESOLVE_IN_ROOT answers EAGAIN when a rename raced with a "..": ask again. */
+	for (int tries = 0; tries < 32; tries++) {
+		fd = checked(syscall(SYS_openat2, dir, path, &how, sizeof(how)));
+		if (fd != -EAGAIN)
+			break;
+	}
+	return fd;
+}
+
+int k_fsopen(const char *type)
+{
+	return checked(syscall(SYS_fsopen, type, K_FSOPEN_CLOEXEC));
+}
+
+int k_fsconfig(int fs, unsigned command, const char *key, const char *value)
+{
+	return checked(syscall(SYS_fsconfig, fs, command, key, value, 0));
+}
+
+int k_fsmount(int fs, uint64_t attrs)
+{
+	return checked(syscall(SYS_fsmount, fs, K_FSMOUNT_CLOEXEC, (unsigned)attrs));
+}
+
+int k_open_tree(int dir, const char *path, bool recursive)
+{
+	unsigned flags = K_OPEN_TREE_CLONE | O_CLOEXEC;
+
+	if (recursive)
+		flags |= AT_RECURSIVE;
+	if (path[0] == '\0')
+		flags |= AT_EMPTY_PATH;
+	return checked(syscall(SYS_open_tree, dir, path, flags));
+}
+
+int k_move_mount(int from, int to)
+{
+	return checked(
+	    syscall(SYS_move_mount, from, "", to, "", K_MOVE_FROM_EMPTY | K_MOVE_TO_EMPTY));
+}
+
+int k_mount_setattr(int fd, bool recursive, const struct k_mount_attr *attr)
+{
+	unsigned flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
+
+	return checked(syscall(SYS_mount_setattr, fd, "", flags, attr, sizeof(*attr)));
+}
+
+int k_pivot_root_here(void)
+{
+	return checked(syscall(SYS_pivot_root, ".", "."));
+}
+
+int k_close_range(unsigned first, unsigned last, unsigned flags)
+{
+	return checked(syscall(SYS_close_range, first, last, flags));
+}
+
+int k_pidfd_open(pid_t pid)
+{
+	return checked(syscall(SYS_pidfd_open, pid, 0));
+}
+
+int k_pidfd_signal(int pidfd, int sig)
+{
+	return checked(syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0));
+}
+
+pid_t k_clone3(const struct k_clone_args *args)
+{
+	return checked(syscall(SYS_clone3, args, sizeof(*args)));
+}
+
+void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void free_mem(void *pointer)
+{
+	free(*(void **)pointer);
+}
+
+int take_fd(int *fd)
+{
+	int taken = *fd;
+
+	*fd = -1;
+	return taken;
+}
+
+int write_all(int fd, const void *data, size_t bytes)
+{
+	const char *at = data;
+
+	while (bytes > 0) {
+		ssize_t n = write(fd, at, bytes);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		at += n;
+		bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+/* Exactly `bytes` bytes; a file that ends before that is -ENODATA. The file position is left
+ * alone: whoever sent the descriptor may send it again. */
+int read_all(int fd, void *data, size_t bytes, off_t offset)
+{
+	char *at = data;
+
+	while (bytes > 0) {
+		ssize_t n = pread(fd, at, bytes, offset);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return -ENODATA;
+		at += n;
+		offset += n;
+		bytes -= (size_t)n;
+	}
+	return 0;
+}
+
+int write_file(const char *path, const char *text)
+{
+	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+
+	if (fd < 0)
+		return -errno;
+	return write_all(fd, text, strlen(text));
+}
+
+/* A small kernel file as a string: one read is enough for those. */
+int read_text(int dir, const char *path, char *text, size_t room)
+{
+	cleanup_fd int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read(fd, text, room - 1);
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	return 0;
+}
+
+/* Source: proc(5), /proc/[pid]/stat; the name may hold spaces and brackets. */
+int start_ticks(int proc, pid_t pid, uint64_t *ticks)
+{
+	char path[32], text[1024];
+	char *at;
+	int result;
+
+	snprintf(path, sizeof(path), "%d/stat", (int)pid);
+	result = read_text(proc, path, text, sizeof(text));
+	if (result < 0)
+		return result == -ENOENT ? -ESRCH : result;
+	at = strrchr(text, ')');
+	for (int field = 0; at && field <= START_TIME_FIELD; field++)
+		at = strchr(at + 1, ' ');
+	if (!at)
+		return -ESRCH;
+	*ticks = strtoull(at + 1, NULL, 10);
+	return 0;
+}
+
+/* zlib's CRC-32, four bits at a time: records are 92 bytes, a big table would cost more memory
+ * than it saves time. */
+uint32_t crc32_of(const void *data, size_t bytes)
+{
+	static const uint32_t table[16] = {
+	    0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+	    0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+	    0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+	};
+	const uint8_t *at = data;
+	uint32_t crc = 0xffffffffu;
+
+	for (; bytes > 0; bytes--, at++) {
+		crc = table[(crc ^ *at) & 15] ^ (crc >> 4);
+		crc = table[(crc ^ (uint32_t)(*at >> 4)) & 15] ^ (crc >> 4);
+	}
+	return ~crc;
+}
+
+uint64_t clock_ns(int clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}

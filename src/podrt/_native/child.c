@@ -1,0 +1,293 @@
+/* The child: it executes its plan, one operation after the other, and becomes the program.
+ * It allocates nothing; whatever goes wrong ends it over the report pipe. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base.h"
+#include "launch.h"
+
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4u
+#endif
+#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#define DEFAULT_UMASK 022
+
+static void set_stage(const struct child *child, uint32_t stage)
+{
+	__atomic_store_n(&child->launch->slot->stage, stage, __ATOMIC_RELEASE);
+}
+
+static _Noreturn void die(const struct child *child, uint32_t stage, int error)
+{
+	struct report report = {.stage = stage, .error = -error};
+
+	if (child->detail)
+		snprintf(report.detail, sizeof(report.detail), "%s", child->detail);
+	/* A pipe write of this size is whole or not at all. */
+	if (write(child->launch->report[1], &report, sizeof(report)) < 0)
+		_exit(2);
+	_exit(1);
+}
+
+/* Returns 0 when the monitor said go. A monitor that dies takes us with it (PDEATHSIG). */
+static int wait_for_go(const struct launch *launch)
+{
+	while (__atomic_load_n(&launch->slot->go, __ATOMIC_ACQUIRE) == 0) {
+		if (syscall(SYS_futex, &launch->slot->go, FUTEX_WAIT, 0, NULL, NULL, 0) < 0 &&
+		    errno != EAGAIN && errno != EINTR)
+			return -errno;
+	}
+	return 0;
+}
+
+/* The write end is opened anew for reading too: while a program holds it, a pipe whose monitor
+ * died makes its writers wait; otherwise SIGPIPE would end them. */
+static int open_output(int pipe_fd, int as)
+{
+	char path[32];
+	cleanup_fd int fd = -1;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", pipe_fd);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || dup2(fd, as) < 0)
+		return -errno;
+	return 0;
+}
+
+static int open_stdio(const struct launch *launch)
+{
+	int result;
+
+	if (!launch->plan.log_path)
+		return 0;
+	result = open_output(launch->out[1], STDOUT_FILENO);
+	return result < 0 ? result : open_output(launch->err[1], STDERR_FILENO);
+}
+
+static int prepare(struct child *child)
+{
+	const struct launch *launch = child->launch;
+	int result;
+
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 ||
+	    prctl(PR_SET_NAME, "podrt-launch", 0, 0, 0) < 0 || setsid() < 0)
+		return -errno;
+	umask(0);
+	if (setrlimit(RLIMIT_NOFILE, launch->files) < 0)
+		return -errno;
+	child->detail = "stdio";
+	result = open_stdio(launch);
+	if (result < 0)
+		return result;
+	child->detail = launch->plan.filter_path;
+	if (child->detail) {
+		child->filter = open(child->detail, O_RDONLY | O_CLOEXEC);
+		if (child->filter < 0)
+			return -errno;
+	}
+	child->detail = "cgroup";
+	if (launch->joins) {
+		result = wait_for_go(launch);
+		if (result < 0)
+			return result;
+		__atomic_store_n(&launch->slot->go, 0, __ATOMIC_RELEASE);
+	}
+	if ((launch->joins || launch->unified) && launch->plan.clone_flags & CLONE_NEWCGROUP &&
+	    unshare(CLONE_NEWCGROUP) < 0)
+		return -errno;
+	return 0;
+}
+
+static int enter_held(const struct launch *launch, uint32_t type)
+{
+	for (int i = 0; i < HELD_KINDS; i++)
+		if (launch->held[i].type == type && launch->held[i].fd >= 0)
+			return setns(launch->held[i].fd, (int)type) < 0 ? -errno : 0;
+	return -ESRCH;
+}
+
+static int op_setns(struct child *child, uint16_t flags, struct reader payload)
+{
+	uint32_t type = take_u32(&payload);
+	const char *path = take_str(&payload);
+	cleanup_fd int fd = -1;
+
+	(void)flags;
+	child->detail = path;
+	if (!*path)
+		return enter_held(child->launch, type);
+	if (type == CLONE_NEWPID) /* done before the clone */
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	return setns(fd, (int)type) < 0 ? -errno : 0;
+}
+
+static int op_hostname(struct child *child, uint16_t flags, struct reader payload)
+{
+	(void)flags;
+	child->detail = take_str(&payload);
+	return sethostname(child->detail, strlen(child->detail)) < 0 ? -errno : 0;
+}
+
+static int op_domainname(struct child *child, uint16_t flags, struct reader payload)
+{
+	(void)flags;
+	child->detail = take_str(&payload);
+	return setdomainname(child->detail, strlen(child->detail)) < 0 ? -errno : 0;
+}
+
+/* What the program inherits is settled before a filter could forbid the calls for it: no
+ * descriptor but 0-2, no blocked signal, its own umask and limits. The monitor has already
+ * set every disposition to its default. */
+int child_seal(struct child *child)
+{
+	sigset_t none;
+
+	if (child->is_sealed)
+		return 0;
+	child->is_sealed = true;
+	umask(child->umask);
+	if (k_close_range(STDERR_FILENO + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
+		return -errno;
+	sigemptyset(&none);
+	return sigprocmask(SIG_SETMASK, &none, NULL) < 0 ? -errno : 0;
+}
+
+static int hold(struct child *child)
+{
+	const struct report ready = {0};
+
+	/* A change of user has cleared it. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return -errno;
+	if (write(child->launch->report[1], &ready, sizeof(ready)) < 0)
+		return -errno;
+	return wait_for_go(child->launch);
+}
+
+static const char *find_path(char *const *envp)
+{
+	for (; *envp; envp++)
+		if (!strncmp(*envp, "PATH=", 5))
+			return *envp + 5;
+	return DEFAULT_PATH;
+}
+
+static int exec_at(const struct plan *plan, const char *path)
+{
+	execve(path, plan->argv, plan->envp);
+	return -errno;
+}
+
+/* Source: execvp(3): a directory that cannot be searched does not end the search. */
+static int exec_by_path(const struct plan *plan)
+{
+	const char *name = plan->argv[0], *at = find_path(plan->envp);
+	int result = -ENOENT;
+
+	if (!*name)
+		return -ENOENT;
+	while (true) {
+		char path[PATH_ROOM];
+		size_t length = strcspn(at, ":");
+		int tried = -ENAMETOOLONG;
+
+		if (length + strlen(name) + 2 <= sizeof(path)) {
+			snprintf(path, sizeof(path), "%.*s/%s", length ? (int)length : 1,
+				 length ? at : ".", name);
+			tried = exec_at(plan, path);
+		}
+		if (tried == -EACCES)
+			result = tried;
+		else if (tried != -ENOENT && tried != -ENOTDIR)
+			return tried;
+		if (!at[length])
+			return result;
+		at += length + 1;
+	}
+}
+
+static int op_exec(struct child *child, uint16_t flags, struct reader payload)
+{
+	const struct plan *plan = &child->launch->plan;
+	int result;
+
+	(void)flags;
+	(void)payload;
+	child->detail = plan->argv[0];
+	result = child_seal(child);
+	if (result == 0 && child->launch->hold)
+		result = hold(child);
+	if (result < 0)
+		return result;
+	if (prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0) < 0)
+		return -errno;
+	set_stage(child, OP_EXEC | STAGE_AT_EXEC);
+	return strchr(plan->argv[0], '/') ? exec_at(plan, plan->argv[0]) : exec_by_path(plan);
+}
+
+/* LOG is the monitor's. */
+static int op_log(struct child *child, uint16_t flags, struct reader payload)
+{
+	(void)child;
+	(void)flags;
+	(void)payload;
+	return 0;
+}
+
+static operation *const operations[OP_COUNT] = {
+    [OP_SETNS] = op_setns,           [OP_ROOT_OVERLAY] = op_root_overlay,
+    [OP_ROOT_BIND] = op_root_bind,   [OP_MOUNT] = op_mount,
+    [OP_BIND] = op_bind,             [OP_POD_SHM] = op_pod_shm,
+    [OP_DEVICE] = op_device,         [OP_SYMLINK] = op_symlink,
+    [OP_MASK] = op_mask,             [OP_READONLY] = op_readonly,
+    [OP_PIVOT] = op_pivot,           [OP_HOSTNAME] = op_hostname,
+    [OP_DOMAINNAME] = op_domainname, [OP_SYSCTL] = op_sysctl,
+    [OP_RLIMIT] = op_rlimit,         [OP_OOM_SCORE] = op_oom_score,
+    [OP_UMASK] = op_umask,           [OP_USER] = op_user,
+    [OP_CAPS] = op_caps,             [OP_NO_NEW_PRIVS] = op_no_new_privs,
+    [OP_SECCOMP] = op_seccomp,       [OP_KEYRING] = op_keyring,
+    [OP_CWD] = op_cwd,               [OP_EXEC] = op_exec,
+    [OP_LOG] = op_log,               [OP_PROPAGATION] = op_propagation,
+};
+
+_Noreturn void child_main(const struct launch *launch)
+{
+	struct child child = {
+	    .launch = launch,
+	    .root = -1,
+	    .proc = -1,
+	    .null = -1,
+	    .blank = -1,
+	    .filter = -1,
+	    .umask = DEFAULT_UMASK,
+	};
+	struct reader ops = plan_ops(&launch->plan), payload;
+	struct op_head head;
+	int result = prepare(&child);
+
+	if (result < 0)
+		die(&child, STAGE_SETUP, result);
+	while (take_op(&ops, &head, &payload)) {
+		child.detail = NULL;
+		set_stage(&child, head.code);
+		result = operations[head.code](&child, head.flags, payload);
+		if (result < 0)
+			die(&child, head.code, result);
+	}
+	die(&child, OP_EXEC, -EINVAL);
+}

@@ -1,0 +1,189 @@
+/* Ends of processes: found, journaled, reaped and told, in this order. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base.h"
+#include "monitor.h"
+
+/* Of the directories that a container joins, the one that counts its OOM kills: the memory
+ * hierarchy's on v1, the only one on v2. */
+char *find_memory_dir(const char *dirs, uint32_t bytes)
+{
+	const char *end = dirs + bytes;
+	bool is_only = bytes > 0 && strlen(dirs) + 1 == bytes;
+
+	for (const char *at = dirs; at < end; at += strlen(at) + 1)
+		if (is_only || strstr(at, "/memory/"))
+			return strdup(at);
+	return NULL;
+}
+
+static bool read_count(const char *dir, const char *file, uint64_t *count)
+{
+	char path[PATH_ROOM], text[1024];
+	const char *line;
+
+	if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path))
+		return false;
+	if (read_text(AT_FDCWD, path, text, sizeof(text)) < 0)
+		return false;
+	line = strstr(text, "oom_kill ");
+	*count = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
+	return true;
+}
+
+/* Only asked about a SIGKILL that nobody here sent. */
+static bool was_oom_killed(struct container *c)
+{
+	uint64_t count = 0, seen = c->oom_kills;
+
+	if (!c->memory_dir)
+		return false;
+	if (!read_count(c->memory_dir, "memory.events", &count) &&
+	    !read_count(c->memory_dir, "memory.oom_control", &count))
+		return false;
+	c->oom_kills = count;
+	/* A lower count is that of a new cgroup of the same name. */
+	return count != 0 && count != seen;
+}
+
+static void note_end(struct container *c, const struct ending *ending)
+{
+	const int status = ending->status;
+
+	c->exit_flags = c->by_user ? EXIT_BY_USER : 0;
+	c->ended_at_ns = clock_ns(CLOCK_REALTIME);
+	if (ending->is_unknown) {
+		c->exit_flags |= EXIT_UNKNOWN;
+		c->code = UNKNOWN_EXIT_CODE;
+		return;
+	}
+	c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !c->by_user && was_oom_killed(c))
+		c->exit_flags |= EXIT_OOM;
+}
+
+/* The last output is in the log before anybody hears of the end. */
+static void close_output(struct monitor *m, struct container *c)
+{
+	struct stream *streams[] = {&c->out, &c->err};
+
+	for (int i = 0; i < 2; i++) {
+		stream_drain(&m->scratch, streams[i]);
+		unwatch(m, &streams[i]->source);
+	}
+	log_close(&c->log);
+}
+
+static void reap(struct monitor *m, struct container *c)
+{
+	if (c->pidfd.fd >= 0)
+		unwatch(m, &c->pidfd);
+	else
+		waitid(P_PID, (id_t)c->pid, NULL, WEXITED | WNOHANG);
+	table_set_pid(&m->table, c, 0);
+	m->live--;
+}
+
+static void answer_exit(struct monitor *m, const struct container *c, struct asker asker)
+{
+	struct reply reply = {
+	    .head = {.type = MSG_EXITED,
+		     .run = c->run,
+		     .arg = c->code,
+		     .a = c->ended_at_ns,
+		     .b = c->was_killed},
+	};
+
+	memcpy(reply.head.id, c->id, ID_BYTES);
+	reply_to(m, asker, reply);
+}
+
+void answer_waiters(struct monitor *m, struct container *c)
+{
+	while (c->waiters) {
+		struct waiter *waiter = c->waiters;
+
+		c->waiters = waiter->next;
+		if (c->state == STATE_EXITED || waiter->is_stop)
+			answer_exit(m, c, waiter->asker);
+		else
+			reply_failed(m, waiter->asker, ESRCH, 0, "it did not start");
+		free(waiter);
+	}
+}
+
+int add_waiter(struct container *c, struct asker asker, bool is_stop)
+{
+	struct waiter *waiter = malloc(sizeof(*waiter));
+
+	if (!waiter)
+		return -ENOMEM;
+	*waiter = (struct waiter){.next = c->waiters, .asker = asker, .is_stop = is_stop};
+	c->waiters = waiter;
+	return 0;
+}
+
+void record_exit(struct monitor *m, struct container *c, const struct ending *ending)
+{
+	struct journal_record record;
+	bool is_failed_start = c->state == STATE_FAILING;
+
+	note_end(c, ending);
+	close_report(m, c);
+	close_output(m, c);
+	if (is_failed_start) {
+		reap(m, c);
+		finish_failed_start(m, c);
+		answer_waiters(m, c);
+		return;
+	}
+	record = record_of(c, REC_EXITED);
+	record.flags = c->exit_flags;
+	record.code = c->code;
+	record.at_ns = c->ended_at_ns;
+	journal_keep(&m->journal, record);
+	reap(m, c);
+	c->state = STATE_EXITED;
+	c->kill_at_ms = 0;
+	/* Whoever asked for a RELEASE that came too late. */
+	if (c->starter.client)
+		reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
+	c->starter = (struct asker){0};
+	answer_waiters(m, c);
+}
+
+static int status_of(const siginfo_t *info)
+{
+	return info->si_code == CLD_EXITED ? (info->si_status & 0xff) << 8 : info->si_status & 0x7f;
+}
+
+/* Looks before it reaps: a monitor that dies in between leaves the zombie, and with it the
+ * code, to whoever is next. Orphans that fall to us as subreaper are only reaped. */
+void collect_children(struct monitor *m)
+{
+	while (true) {
+		siginfo_t info = {0};
+		struct ending ending = {0};
+		struct container *c;
+
+		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
+			return;
+		c = table_find_pid(&m->table, info.si_pid);
+		ending.status = status_of(&info);
+		if (c && c->pidfd.fd < 0) {
+			read_report(m, c);
+			dispatch(m, c, EVENT_GONE, &ending);
+		} else {
+			waitid(P_PID, (id_t)info.si_pid, NULL, WEXITED | WNOHANG);
+		}
+	}
+}

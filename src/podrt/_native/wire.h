@@ -1,0 +1,168 @@
+/* The numbers podrt and its monitor agree on: messages, journal records and plans.
+ * The Python twins are engines/wire.py and engines/plan.py; a test compares them with these. */
+#ifndef PODRT_WIRE_H
+#define PODRT_WIRE_H
+
+#include <stdint.h>
+
+#define WIRE_VERSION 1
+#define JOURNAL_VERSION 1
+#define PLAN_VERSION 1
+
+#define ID_BYTES 32
+#define WIRE_MAX_BODY (64u << 10)
+#define PLAN_MAX_BYTES (4u << 20)
+
+/* Every message: this head, then a body of at most WIRE_MAX_BODY bytes. */
+struct wire_head {
+	uint16_t type;
+	uint16_t version;
+	uint32_t req;
+	uint32_t run;
+	int32_t arg;
+	uint64_t a;
+	uint64_t b;
+	uint8_t id[ID_BYTES];
+};
+_Static_assert(sizeof(struct wire_head) == 64, "a message head has 64 bytes");
+
+enum message_type {
+	MSG_HELLO = 1,
+	MSG_SETUP = 2,
+	MSG_START = 3,
+	MSG_RELEASE = 4,
+	MSG_SIGNAL = 5,
+	MSG_STOP = 6,
+	MSG_WAIT = 7,
+	MSG_REMOVING = 8,
+	MSG_FORGET = 9,
+	MSG_RELEASE_NS = 10,
+	MSG_ADOPT = 11,
+	MSG_PAUSE = 12,
+	MSG_UNPAUSE = 13,
+	MSG_OK = 64,
+	MSG_FAILED = 65,
+	MSG_CREATED = 66,
+	MSG_STARTED = 67,
+	MSG_EXITED = 68,
+};
+
+enum start_flag {
+	START_HOLD = 1,    /* stop right before exec */
+	START_UNIFIED = 2, /* the one directory to join is of cgroup v2 */
+	START_ALL = START_HOLD | START_UNIFIED,
+};
+
+/* The journal: a header that podrt writes, then records that only the monitor writes. */
+#define JOURNAL_HEADER_BYTES 64
+
+struct journal_record {
+	uint32_t crc; /* zlib's crc32 of everything behind it */
+	uint16_t kind;
+	uint16_t flags;
+	uint64_t seq;
+	uint64_t at_ns;
+	uint8_t id[ID_BYTES];
+	uint32_t run;
+	int32_t pid;
+	uint64_t start_ticks;
+	int32_t code;
+	int32_t error;
+	uint64_t a;
+	uint64_t b;
+};
+_Static_assert(sizeof(struct journal_record) == 96, "a journal record has 96 bytes");
+
+enum record_kind {
+	REC_MONITOR_UP = 1,
+	REC_NS_UP = 2,
+	REC_CREATED = 3,
+	REC_STARTED = 4,
+	REC_EXITED = 5,
+	REC_STOPPING = 6,
+	REC_START_FAILED = 7,
+	REC_PAUSED = 8,
+	REC_UNPAUSED = 9,
+	REC_NS_DOWN = 10,
+	REC_FORGOTTEN = 11,
+	REC_RECEIPT = 12,
+	REC_MONITOR_DOWN = 13,
+};
+
+enum exit_flag {
+	EXIT_BY_USER = 1,
+	EXIT_OOM = 2,
+	EXIT_UNKNOWN = 4,
+};
+#define UNKNOWN_EXIT_CODE 255
+
+/* A plan: this header, then op_count operations, each a multiple of 8 bytes. */
+#define PLAN_MAGIC "podrtpl1"
+
+struct plan_header {
+	char magic[8];
+	uint32_t version;
+	uint32_t total_bytes;
+	uint32_t op_count;
+	uint32_t clone_flags;
+	uint32_t flags;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct plan_header) == 32, "a plan header has 32 bytes");
+
+struct op_head {
+	uint16_t code;
+	uint16_t flags;
+	uint32_t bytes;
+};
+_Static_assert(sizeof(struct op_head) == 8, "an operation head has 8 bytes");
+
+enum op_code {
+	OP_SETNS = 1,
+	OP_ROOT_OVERLAY = 2,
+	OP_ROOT_BIND = 3,
+	OP_MOUNT = 4,
+	OP_BIND = 5,
+	OP_POD_SHM = 6,
+	OP_DEVICE = 7,
+	OP_SYMLINK = 8,
+	OP_MASK = 9,
+	OP_READONLY = 10,
+	OP_PIVOT = 11,
+	OP_HOSTNAME = 12,
+	OP_DOMAINNAME = 13,
+	OP_SYSCTL = 14,
+	OP_RLIMIT = 15,
+	OP_OOM_SCORE = 16,
+	OP_UMASK = 17,
+	OP_USER = 18,
+	OP_CAPS = 19,
+	OP_NO_NEW_PRIVS = 20,
+	OP_SECCOMP = 21,
+	OP_KEYRING = 22,
+	OP_CWD = 23,
+	OP_EXEC = 24,
+	OP_LOG = 25,
+	OP_PROPAGATION = 26,
+	OP_COUNT = 27,
+};
+
+/* Stages of a start that are no operation of the plan; a failure names one or the other. */
+enum start_stage {
+	STAGE_PLAN = 100,    /* the plan cannot be read or is malformed */
+	STAGE_STDIO = 101,   /* pipes */
+	STAGE_CLONE = 102,   /* clone3 */
+	STAGE_CGROUP = 103,  /* joining a cgroup */
+	STAGE_JOURNAL = 104, /* the journal refused the record */
+	STAGE_SETUP = 105,   /* the child before its first operation */
+	STAGE_CANCEL = 106,  /* stopped while it was starting */
+};
+
+enum bind_flag {
+	BIND_RECURSIVE = 1,
+	BIND_MAKE_FILE = 2,
+	BIND_MAKE_DIRECTORY = 4,
+	BIND_ATTRS_RECURSIVE = 8,
+};
+
+#endif

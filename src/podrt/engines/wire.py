@@ -1,0 +1,85 @@
+"""The messages between podrt and a monitor: the Python twin of _native/wire.h.
+
+Shape: every message is a 64-byte head in native byte order, then a body of at most 64 KiB.
+A test compares the numbers here with those the C compiler sees.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+WIRE_VERSION = 1
+HEAD = struct.Struct("<HHIIiQQ32s")
+MAX_BODY = 64 << 10
+MAX_MESSAGE = HEAD.size + MAX_BODY
+NO_ID = bytes(32)
+
+START_HOLD = 1
+"""START flag: stop right before exec; RELEASE lets it go on."""
+START_UNIFIED = 2
+"""START flag: the one directory to join is of cgroup v2, so the child is born in it."""
+
+
+class Kind(enum.IntEnum):
+    """What a message asks or answers."""
+
+    HELLO = 1
+    SETUP = 2
+    START = 3
+    RELEASE = 4
+    SIGNAL = 5
+    STOP = 6
+    WAIT = 7
+    REMOVING = 8
+    FORGET = 9
+    RELEASE_NS = 10
+    ADOPT = 11
+    PAUSE = 12
+    UNPAUSE = 13
+    OK = 64
+    FAILED = 65
+    CREATED = 66
+    STARTED = 67
+    EXITED = 68
+
+
+class Message(NamedTuple):
+    """One message; `arg`, `a` and `b` mean what its kind says (wire.h)."""
+
+    kind: int
+    req: int = 0
+    run: int = 0
+    arg: int = 0
+    a: int = 0
+    b: int = 0
+    id: bytes = NO_ID
+    body: bytes = b""
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of `message`. Raises: ValueError when the body is too long."""
+    if len(message.body) > MAX_BODY:
+        raise ValueError(f"a message body holds {MAX_BODY} bytes, not {len(message.body)}")
+    head = HEAD.pack(
+        message.kind,
+        WIRE_VERSION,
+        message.req,
+        message.run,
+        message.arg,
+        message.a,
+        message.b,
+        message.id,
+    )
+    return head + message.body
+
+
+def decode(data: bytes) -> Message:
+    """The message in `data`. Raises: ValueError when it is none of this version."""
+    if len(data) < HEAD.size:
+        raise ValueError(f"a message of {len(data)} bytes is shorter than its head")
+    kind, version, req, run, arg, a, b, raw_id = HEAD.unpack_from(data)
+    if version != WIRE_VERSION:
+        raise ValueError(f"wire version {version} is not {WIRE_VERSION}")
+    return Message(kind, req, run, arg, a, b, raw_id, data[HEAD.size :])

@@ -1,0 +1,50 @@
+"""What a caller asks of a pod, as a frozen value."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from .resources import NO_LIMITS, Resources
+
+DEFAULT_SHARE = frozenset({"ipc", "net", "uts"})
+SHAREABLE = frozenset({"ipc", "net", "uts", "pid", "cgroup"})
+
+
+class ExitPolicy(enum.StrEnum):
+    """What becomes of a pod whose containers end."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    STOP_ANY = "stop-any"
+
+
+class PodConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A pod as the caller wants it; every field may be left out.
+
+    `share` None is the default (ipc, net, uts; nothing without an infra container); `infra`
+    None makes one unless nothing is shared; `use_pod_cgroup` is podman's --share-parent;
+    `hostname` "" is the pod's name; `namespace` None takes the runtime's label.
+    """
+
+    name: str = ""
+    namespace: str | None = None
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    hostname: str = ""
+    share: frozenset[str] | None = None
+    infra: bool | None = None
+    infra_name: str = ""
+    infra_command: tuple[str, ...] = ()
+    cgroup_parent: str = ""
+    use_pod_cgroup: bool = True
+    resources: Resources = NO_LIMITS
+    sysctls: Mapping[str, str] = {}
+    shm_bytes: int = 64_000 << 10
+    exit_policy: ExitPolicy = ExitPolicy.CONTINUE
+    restart_policy: str = ""
+    add_hosts: tuple[str, ...] = ()

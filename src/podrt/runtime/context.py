@@ -1,0 +1,72 @@
+"""What every verb works with: the rooms below, opened once per runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from podrt.cgroups.base import CgroupManager
+from podrt.config import Settings
+from podrt.errors import RuntimeClosed
+from podrt.layout import Layout
+from podrt.locks import Locks
+from podrt.store.commit import wait_durable
+from podrt.store.records import ContainerRecord, Op, PodRecord
+from podrt.store.tables import Tables
+from podrt.store.wal import Store
+
+from .view import View
+from .walk import DEFAULT_LIMIT
+
+Build = Callable[[Tables], Sequence[Op]]
+"""What a transaction does, decided on tables that are up to date."""
+
+CLEANUP_S = 30
+"""How long a shielded clean-up may take before it is left to `system check`."""
+
+
+class Context:
+    """The open rooms of one runtime; the only writer of its store."""
+
+    def __init__(
+        self, settings: Settings, store: Store, locks: Locks, cgroups: CgroupManager, boot_id: str
+    ) -> None:
+        self.settings = settings
+        self.layout: Layout = settings.layout
+        self.store = store
+        self.locks = locks
+        self.cgroups = cgroups
+        self.boot_id = boot_id
+        self.view = View(self.layout, store, boot_id, settings.namespace)
+        self.limiter = trio.CapacityLimiter(DEFAULT_LIMIT)
+        self.is_closed = False
+
+    def close(self) -> None:
+        """From here on every verb answers RuntimeClosed."""
+        self.is_closed = True
+        self.view.close()
+
+    def check_open(self) -> None:
+        """Raises: RuntimeClosed."""
+        if self.is_closed:
+            raise RuntimeClosed
+
+    async def commit(self, build: Build) -> None:
+        """Commit a transaction and wait until it is on the disk. Raises: StoreFailed."""
+        seq = self.store.transact(build)
+        await wait_durable(self.store, seq)
+
+    def record(self, build: Build) -> None:
+        """Commit a transaction that a crash of podrt survives and a power cut may void."""
+        self.store.transact(build)
+
+    def group_id(self, container: ContainerRecord) -> str:
+        """The group whose monitor watches a container: its pod, or itself."""
+        return container.pod_id or container.id
+
+    def pod_of(self, container: ContainerRecord) -> PodRecord | None:
+        """The pod a container is in, None for one outside every pod."""
+        if not container.pod_id:
+            return None
+        return self.store.tables.get(PodRecord, container.pod_id)

@@ -1,0 +1,358 @@
+"""Creating pods and containers: validate, lock, intent, files, commit.
+
+The intent reserves every name and ID and is on the disk before the first file is made, so that
+the final commit cannot conflict and recovery knows what to undo. Source: semantics.md section 3,
+architecture.md decision 5.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import trio
+
+from podrt.cgroups import policy
+from podrt.errors import AlreadyExists, InvalidConfig, InvalidState, NotFound, PodrtError
+from podrt.linux import process, trees
+from podrt.model.container import ContainerConfig, Dependency
+from podrt.model.image import Image
+from podrt.model.ids import check_name, generate_name, generate_unique_name, new_id
+from podrt.model.pod import PodConfig
+from podrt.store.records import (
+    ContainerRecord,
+    Delete,
+    IntentRecord,
+    Op,
+    PodRecord,
+    Put,
+)
+from podrt.store.tables import Tables
+
+from .claims import Verb, claim
+from .context import CLEANUP_S, Context
+from .graph import build_graph, check_graph
+from .prepare import (
+    check_container,
+    find_image,
+    prepare_container,
+    with_image_defaults,
+    write_group_files,
+)
+from .resolve import MAX_HOSTNAME, resolve_pod
+
+# Two words clash in a state of thousands; after some tries digits are put behind them.
+_PLAIN_TRIES = 8
+_NAME_TRIES = 64
+# Preparing a container takes well under a millisecond, so the loop is not held long.
+_PREPARED_AT_ONCE = 8
+
+
+async def create_pod(
+    ctx: Context,
+    config: PodConfig,
+    containers: Sequence[ContainerConfig] = (),
+    *,
+    pod_id: str = "",
+) -> PodRecord:
+    """Create a pod with its infra container and `containers`, all or nothing.
+
+    Raises: InvalidConfig, AlreadyExists, NotFound for an image, StoreFailed.
+    """
+    ctx.check_open()
+    ctx.view.refresh()
+    config = resolve_pod(config, ctx.settings)
+    pod = PodRecord(
+        id=pod_id or new_id(),
+        config=config,
+        created_at_ns=time.time_ns(),
+        namespace=ctx.settings.namespace if config.namespace is None else config.namespace,
+    )
+    if config.use_pod_cgroup:
+        path = ctx.cgroups.pod_path(config.cgroup_parent, pod.id)
+        pod = msgspec.structs.replace(pod, cgroup_path=path)
+    creation = _Creation(ctx, pod, is_new_pod=True)
+    if config.infra:
+        creation.add_infra()
+    for container in containers:
+        creation.add(container)
+    await creation.run()
+    return creation.pod
+
+
+async def create_container(ctx: Context, config: ContainerConfig) -> ContainerRecord:
+    """Create a container, in the pod that `config.pod` names or outside of pods."""
+    ctx.check_open()
+    ctx.view.refresh()
+    if not config.pod:
+        return await _create_alone(ctx, config)
+    pod = ctx.view.pod(config.pod)
+    async with claim(ctx, pod.id, Verb.CREATE):
+        ctx.view.refresh()
+        pod = ctx.view.pod(pod.id)
+        if pod.removing:
+            raise InvalidState(
+                "create container in", f"pod {pod.config.name}", "it is being removed"
+            )
+        creation = _Creation(ctx, pod, is_new_pod=False)
+        creation.add(config)
+        await creation.run()
+    return creation.containers[-1]
+
+
+async def _create_alone(ctx: Context, config: ContainerConfig) -> ContainerRecord:
+    parent = policy.effective_parent(ctx.settings.cgroup_manager, config.cgroup_parent)
+    creation = _Creation(ctx, None, is_new_pod=False)
+    creation.add(msgspec.structs.replace(config, cgroup_parent=parent))
+    await creation.run()
+    return creation.containers[0]
+
+
+class _Creation:
+    """What one call creates: a pod or none, and containers; undone as a whole when it fails."""
+
+    def __init__(self, ctx: Context, pod: PodRecord | None, *, is_new_pod: bool) -> None:
+        self._ctx = ctx
+        self._pod = pod
+        self._is_new_pod = is_new_pod
+        self._images: dict[str, Image] = {}
+        self.containers: list[ContainerRecord] = []
+
+    @property
+    def pod(self) -> PodRecord:
+        """The pod as it was committed."""
+        assert self._pod is not None
+        return self._pod
+
+    def add_infra(self) -> None:
+        """Give the pod its infra container, which holds the shared namespaces."""
+        pod = self.pod
+        config = ContainerConfig(
+            name=pod.config.infra_name, pod=pod.id, is_infra=True, hostname=pod.config.hostname
+        )
+        record = ContainerRecord(
+            id=new_id(),
+            config=config,
+            pod_id=pod.id,
+            created_at_ns=time.time_ns(),
+            namespace=pod.namespace,
+        )
+        self.containers.append(record)
+        self._pod = msgspec.structs.replace(pod, infra_id=record.id)
+
+    def add(self, config: ContainerConfig) -> None:
+        """Add a container. Raises: InvalidConfig, NotFound for its image, Unsupported."""
+        if config.name:
+            check_name(config.name, "--name")
+        image = find_image(self._ctx, config)
+        check_container(config, self._pod)
+        config = with_image_defaults(config, image.defaults)
+        container_id = new_id()
+        pod = self._pod
+        ctx = self._ctx
+        self._images[container_id] = image
+        self.containers.append(
+            ContainerRecord(
+                id=container_id,
+                config=config if pod is None else msgspec.structs.replace(config, pod=pod.id),
+                pod_id="" if pod is None else pod.id,
+                created_at_ns=time.time_ns() + len(self.containers),
+                image_id=image.id,
+                namespace=ctx.settings.namespace if pod is None else pod.namespace,
+                cgroup_path=ctx.cgroups.container_path(
+                    config.cgroup_parent if pod is None else pod.config.cgroup_parent,
+                    container_id,
+                    None if pod is None else pod.cgroup_path or None,
+                ),
+            )
+        )
+
+    async def run(self) -> None:
+        """Create everything, or leave nothing. Raises: PodrtError."""
+        self._resolve_requires()
+        self._check_init()
+        try:
+            self._allocate_locks()
+            await self._ctx.commit(self._reserve)
+            await self._prepare()
+            await self._ctx.commit(self._finish)
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+                await self._undo()
+            raise
+
+    def _resolve_requires(self) -> None:
+        """Turn names into IDs, refuse what is not in the pod, refuse cycles."""
+        existing = [] if self._pod is None else self._ctx.view.members(self._pod.id)
+        by_name = {
+            member.config.name: member.id for member in (*existing, *self.containers)
+        }
+        by_name.pop("", None)
+        ids = {member.id for member in (*existing, *self.containers)}
+        self.containers = [self._with_requires(member, by_name, ids) for member in self.containers]
+        everything = (*existing, *self.containers)
+        graph = build_graph(
+            {member.id: [edge.on for edge in member.config.requires] for member in everything}
+        )
+        names = {member.id: member.config.name or member.id[:12] for member in everything}
+        check_graph(graph, names, self._pod.config.name if self._pod is not None else "")
+
+    def _with_requires(
+        self, member: ContainerRecord, by_name: Mapping[str, str], ids: set[str]
+    ) -> ContainerRecord:
+        if not member.config.requires:
+            return member
+        edges = []
+        for edge in member.config.requires:
+            target = by_name.get(edge.on) or (edge.on if edge.on in ids else "")
+            if not target:
+                target = self._outside(edge.on, ids)
+            edges.append(Dependency(target, edge.kind))
+        config = msgspec.structs.replace(member.config, requires=tuple(edges))
+        return msgspec.structs.replace(member, config=config)
+
+    def _outside(self, name: str, ids: set[str]) -> str:
+        try:
+            found = self._ctx.view.container(name)
+        except NotFound as exc:
+            raise InvalidConfig("--requires", f"no such container: {name}") from exc
+        if found.id not in ids:
+            raise InvalidConfig(
+                "--requires", f"container {found.config.name} is not in the same pod"
+            )
+        return found.id
+
+    def _check_init(self) -> None:
+        if self._pod is None or self._is_new_pod:
+            return
+        if not any(member.config.init is not None for member in self.containers):
+            return
+        running = [m for m in self._ctx.view.members(self._pod.id) if self._ctx.view.is_running(m)]
+        if any(not member.config.is_infra for member in running):
+            raise InvalidState(
+                "add init container to",
+                f"pod {self._pod.config.name}",
+                "its containers are running",
+            )
+
+    def _allocate_locks(self) -> None:
+        locks = self._ctx.locks
+        for number, member in enumerate(self.containers):
+            lock = locks.allocate(member.id)
+            self.containers[number] = msgspec.structs.replace(member, lock=lock)
+        if self._is_new_pod and self._pod is not None:
+            self._pod = msgspec.structs.replace(self._pod, lock=locks.allocate(self._pod.id))
+
+    def _reserve(self, tables: Tables) -> list[Op]:
+        """The intents; generated names are tried against the state they are committed to."""
+        taken: set[str] = set()
+        if self._is_new_pod and self._pod is not None:
+            self._pod = _named_pod(self._pod, tables, taken)
+        for number, member in enumerate(self.containers):
+            default = _infra_name(self._pod) if member.config.is_infra else ""
+            name = _free_name(tables, member.config.name or default, taken, "container")
+            config = msgspec.structs.replace(member.config, name=name)
+            self.containers[number] = msgspec.structs.replace(member, config=config)
+        me = process.myself()
+        records: list[PodRecord | ContainerRecord] = [*self.containers]
+        if self._is_new_pod and self._pod is not None:
+            records.insert(0, self._pod)
+        return [
+            Put(
+                IntentRecord(
+                    id=record.id,
+                    kind="pod" if isinstance(record, PodRecord) else "container",
+                    name=record.config.name,
+                    pid=me.pid,
+                    start_ticks=me.start_ticks,
+                    boot_id=self._ctx.boot_id,
+                    at_ns=time.time_ns(),
+                )
+            )
+            for record in records
+        ]
+
+    async def _prepare(self) -> None:
+        """Directories, specs and plans of all containers, and the files the group shares."""
+        if self._pod is None:
+            write_group_files(self._ctx, None, self.containers)
+        elif self._is_new_pod:
+            write_group_files(self._ctx, self._pod, self.containers)
+        for number, member in enumerate(self.containers):
+            if not member.config.is_infra:
+                prepare_container(self._ctx, self._pod, member, self._images[member.id])
+            if not number % _PREPARED_AT_ONCE:
+                await trio.lowlevel.checkpoint()
+
+    def _finish(self, tables: Tables) -> list[Op]:
+        pod = self._pod
+        ops: list[Op] = []
+        if pod is not None:
+            if self._is_new_pod:
+                ops += [Delete(IntentRecord, pod.id), Put(pod)]
+            else:
+                current = tables.get(PodRecord, pod.id)
+                if current is None or current.removing:
+                    raise InvalidState(
+                        "create container in", f"pod {pod.config.name}", "it is being removed"
+                    )
+        for member in self.containers:
+            ops += [Delete(IntentRecord, member.id), Put(member)]
+        return ops
+
+    async def _undo(self) -> None:
+        """Give back what was taken, the locks last; failures are left to `system check`."""
+        ids = [member.id for member in self.containers]
+        if self._is_new_pod and self._pod is not None:
+            ids.append(self._pod.id)
+        await undo_creation(self._ctx, ids)
+        for record in (*self.containers, *([self._pod] if self._is_new_pod else [])):
+            if record is not None:
+                self._ctx.locks.free(record.lock, record.id)
+
+
+async def undo_creation(ctx: Context, ids: Sequence[str]) -> None:
+    """Remove the files and intents of objects whose creation was not finished."""
+    for record_id in ids:
+        for path in (ctx.layout.container(record_id), ctx.layout.pod(record_id)):
+            try:
+                trees.remove_tree(path)
+            except (OSError, PodrtError):
+                continue
+
+    def build(tables: Tables) -> list[Op]:
+        return [
+            Delete(IntentRecord, record_id)
+            for record_id in ids
+            if tables.get(IntentRecord, record_id) is not None
+        ]
+
+    ctx.record(build)
+
+
+def _named_pod(pod: PodRecord, tables: Tables, taken: set[str]) -> PodRecord:
+    name = _free_name(tables, pod.config.name, taken, "pod")
+    hostname = pod.config.hostname or name[:MAX_HOSTNAME]
+    config = msgspec.structs.replace(pod.config, name=name, hostname=hostname)
+    return msgspec.structs.replace(pod, config=config)
+
+
+def _infra_name(pod: PodRecord | None) -> str:
+    return f"{pod.id[:12]}-infra" if pod is not None else ""
+
+
+def _free_name(tables: Tables, wanted: str, taken: set[str], kind: str) -> str:
+    """`wanted` if it is free, or a generated name that is. Raises: AlreadyExists."""
+    if wanted:
+        owner = tables.id_of_name(wanted)
+        if owner is not None or wanted in taken:
+            raise AlreadyExists(kind, wanted, owner or wanted)
+        taken.add(wanted)
+        return wanted
+    for attempt in range(_NAME_TRIES):
+        name = generate_name() if attempt < _PLAIN_TRIES else generate_unique_name()
+        if name not in taken and tables.id_of_name(name) is None:
+            taken.add(name)
+            return name
+    raise AlreadyExists(kind, "(generated)", "other objects")

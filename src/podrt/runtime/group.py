@@ -1,0 +1,145 @@
+"""A group's monitor as the verbs use it: connect or start one, and fold its journal.
+
+A group is a pod, or a container outside a pod; its monitor, journal and run directory carry the
+group's ID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterable
+
+import msgspec
+import trio
+
+from podrt.engines.liveness import has_monitor
+from podrt.engines.monitor import Monitor, Started, open_monitor
+from podrt.errors import EngineFailed, PodrtError
+from podrt.model.resources import Resources
+from podrt.model.states import ALIVE
+from podrt.store.journal import create_journal
+from podrt.store.records import ContainerRecord, GroupRecord, Op, Put
+from podrt.store.tables import Tables
+
+from .context import Context
+
+# A monitor forks nothing once it serves; the bound only keeps a broken one small.
+_MONITOR_LIMITS = Resources(pids_limit=512, memory_bytes=256 << 20)
+_ENDING_S = 2.0
+_ENDING_POLL_S = 0.001
+
+
+def members_of(tables: Tables, group_id: str) -> list[ContainerRecord]:
+    """The containers of a group: a pod's members, or the one container itself."""
+    alone = tables.get(ContainerRecord, group_id)
+    return [alone] if alone is not None else tables.members(group_id)
+
+
+def fold(ctx: Context, tables: Tables, group_id: str) -> dict[str, ContainerRecord]:
+    """The group's containers with everything journaled so far laid into them, by ID.
+
+    Committing them together with `folded_group` moves the facts from the journal to the log;
+    doing it twice changes nothing.
+    """
+    return {
+        member.id: msgspec.structs.replace(member, facts=ctx.view.facts(member))
+        for member in members_of(tables, group_id)
+    }
+
+
+@contextlib.asynccontextmanager
+async def open_group(
+    ctx: Context, group_id: str, cgroup_parent: str, *, may_start: bool = True
+) -> AsyncIterator[Monitor]:
+    """Connect to the group's monitor, starting one (and giving it what a dead one left) if needed.
+
+    Raises: MonitorGone when none serves and `may_start` is false; EngineFailed.
+    """
+    is_new = False
+
+    def new_journal() -> int:
+        nonlocal is_new
+        is_new = True
+        return _begin_epoch(ctx, group_id)
+
+    def cgroup_dirs() -> tuple[str, ...]:
+        path = ctx.cgroups.monitor_path(cgroup_parent, group_id)
+        ctx.cgroups.create(path, _MONITOR_LIMITS)
+        return ctx.cgroups.join_dirs(path)
+
+    left_over: list[ContainerRecord] = []
+    if may_start and not has_monitor(ctx.layout, group_id):
+        ctx.view.refresh()
+        left_over = _alive(ctx, members_of(ctx.store.tables, group_id))
+    opened = open_monitor(
+        ctx.layout,
+        group_id,
+        new_journal=new_journal if may_start else None,
+        cgroup_dirs=cgroup_dirs,
+    )
+    async with opened as monitor:
+        if is_new:
+            await _adopt(ctx, monitor, left_over)
+        ctx.view.refresh()
+        yield monitor
+
+
+def _alive(ctx: Context, members: Iterable[ContainerRecord]) -> list[ContainerRecord]:
+    return [
+        member
+        for member in members
+        if not member.config.is_infra and ctx.view.state(member) in ALIVE
+    ]
+
+
+def _begin_epoch(ctx: Context, group_id: str) -> int:
+    """Fold the former journal and create the next one; returns its descriptor."""
+    former = 0
+    epoch = 0
+
+    def build(tables: Tables) -> list[Op]:
+        nonlocal former, epoch
+        group = tables.get(GroupRecord, group_id)
+        former = group.epoch if group is not None else 0
+        epoch = former + 1
+        # A crash may have left a file of this number; its facts, if any, were never promised.
+        while os.path.exists(ctx.layout.journal(group_id, epoch)):
+            epoch += 1
+        folded = fold(ctx, tables, group_id).values()
+        return [Put(GroupRecord(id=group_id, epoch=epoch)), *(Put(member) for member in folded)]
+
+    ctx.record(build)
+    fd = create_journal(ctx.layout.journal(group_id, epoch), ctx.boot_id, group_id)
+    if former:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(ctx.layout.journal(group_id, former))
+    return fd
+
+
+async def _adopt(ctx: Context, monitor: Monitor, left_over: list[ContainerRecord]) -> None:
+    """Hand a new monitor the processes whose monitor died."""
+    for member in left_over:
+        facts = member.facts if member.facts.pid else ctx.view.facts(member)
+        with contextlib.suppress(EngineFailed):
+            # A process that ended meanwhile has its end believed from the kernel.
+            await monitor.adopt(
+                member.id,
+                facts.run,
+                Started(facts.pid, facts.start_ticks),
+                ctx.layout.log(member.id),
+            )
+
+
+async def wait_monitor_ended(ctx: Context, group_id: str) -> bool:
+    """Wait shortly for an idle monitor to end; whether it did."""
+    with trio.move_on_after(_ENDING_S):
+        while has_monitor(ctx.layout, group_id):
+            await trio.sleep(_ENDING_POLL_S)
+        return True
+    return False
+
+
+def first_error(errors: Iterable[PodrtError | None]) -> PodrtError | None:
+    """The first error that is one."""
+    return next((error for error in errors if error is not None), None)

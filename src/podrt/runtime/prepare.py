@@ -1,0 +1,166 @@
+"""Making what a container needs on the disk: root file system, spec, plan, shared files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from podrt.engines import native
+from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
+from podrt.images.rootfs import prepare_rootfs
+from podrt.linux import signals
+from podrt.model.container import ContainerConfig, NamespaceMode
+from podrt.model.image import Image, ImageDefaults
+from podrt.model.runtimespec import DeviceRule
+from podrt.net import hosts
+from podrt.spec import accounts, devices
+from podrt.spec.build import Place, build_spec
+from podrt.spec.mounts import SharedFiles
+from podrt.store.records import ContainerRecord, PodRecord
+
+from .context import Context
+from .images import image_named
+from .namespaces import shared_types
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+def find_image(ctx: Context, config: ContainerConfig) -> Image:
+    """The image a container is made from. Raises: NotFound, InvalidConfig."""
+    if config.rootfs:
+        raise Unsupported("--rootfs", "containers are made from images so far")
+    if not config.image:
+        raise InvalidConfig("image", "an image is needed")
+    return image_named(ctx.store.tables, config.image)
+
+
+def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
+    """Refuse what is wrong or not built. Raises: InvalidConfig, Unsupported."""
+    if config.terminal:
+        raise Unsupported("--tty", "terminals are not built yet")
+    if config.stdin_open:
+        raise Unsupported("--interactive", "attaching to a container is not built yet")
+    if pod is not None and pod.cgroup_path and config.cgroup_parent:
+        raise InvalidConfig(
+            "--cgroup-parent", "a container of a pod lives in the pod's cgroup"
+        )
+    if config.init is not None and pod is None:
+        raise InvalidConfig("--init-ctr", "must be used with a pod")
+    if config.requires and pod is None:
+        raise InvalidConfig("--requires", "dependencies are between containers of one pod")
+    if config.stop_timeout_s < 0:
+        raise InvalidConfig("--stop-timeout", f"{config.stop_timeout_s} is negative")
+    for edge in config.requires:
+        if edge.kind != "started":
+            raise Unsupported(f"--requires {edge.on}:{edge.kind}", "only started is built so far")
+
+
+def with_image_defaults(config: ContainerConfig, image: ImageDefaults) -> ContainerConfig:
+    """`config` with what the image says where it says nothing itself."""
+    if config.stop_signal or not image.stop_signal:
+        return config
+    number = signals.number(image.stop_signal)
+    return msgspec.structs.replace(config, stop_signal=number)
+
+
+def device_rules(config: ContainerConfig) -> tuple[DeviceRule, ...]:
+    """What a container's device cgroup allows."""
+    if config.security.privileged:
+        return devices.ALL_RULES
+    if not config.devices:
+        return devices.DEFAULT_RULES
+    return (*devices.DEFAULT_RULES, *devices.given_devices(config.devices)[1])
+
+
+def prepare_container(
+    ctx: Context, pod: PodRecord | None, record: ContainerRecord, image: Image
+) -> None:
+    """Make the container's directory with its root file system, spec.json and plan.
+
+    Raises: InvalidConfig, NotFound, Unsupported, StoreFailed.
+    """
+    directory = ctx.layout.container(record.id)
+    rootfs = prepare_rootfs(ctx.layout.images_dir, image, directory)
+    spec = build_spec(
+        record.config,
+        _place(ctx, pod, record),
+        image=image.defaults,
+        known=accounts.read_accounts(rootfs.lower),
+        volumes={},
+    )
+    plan = native.compile_container(
+        spec,
+        native.Rootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work),
+        log_path=ctx.layout.log(record.id),
+        log_max_bytes=record.config.log_max_bytes,
+        ns_dir=_ns_dir(ctx, record),
+        seccomp_dir=ctx.layout.seccomp_dir,
+    )
+    _write(ctx.layout.spec(record.id), _encode_json(spec))
+    _write(ctx.layout.plan(record.id), plan)
+
+
+def _ns_dir(ctx: Context, record: ContainerRecord) -> str:
+    return f"{ctx.layout.group_run(record.group_id)}/ns"
+
+
+def _place(ctx: Context, pod: PodRecord | None, record: ContainerRecord) -> Place:
+    files = ctx.layout.pod(record.group_id)
+    shared = shared_types(pod.config) if pod is not None else frozenset()
+    return Place(
+        container_id=record.id,
+        rootfs=f"{ctx.layout.container(record.id)}/merged",
+        cgroup=record.cgroup_path,
+        ns_dir=_ns_dir(ctx, record),
+        shm=f"{ctx.layout.group_run(record.group_id)}/shm",
+        files=SharedFiles(
+            hosts=f"{files}/hosts", hostname=f"{files}/hostname", resolv_conf=f"{files}/resolv.conf"
+        ),
+        shared=shared,
+        pod_hostname=pod.config.hostname if pod is not None else "",
+    )
+
+
+def write_group_files(
+    ctx: Context, pod: PodRecord | None, members: Sequence[ContainerRecord]
+) -> None:
+    """Write the hosts, hostname and resolv.conf that a group's containers see."""
+    if pod is not None:
+        group_id, hostname = pod.id, pod.config.hostname
+        add_hosts: tuple[str, ...] = pod.config.add_hosts
+        is_private = "net" in shared_types(pod.config)
+    else:
+        member = members[0]
+        group_id, hostname = member.id, member.config.hostname or member.id[:12]
+        add_hosts = ()
+        is_private = member.config.namespaces.net is not NamespaceMode.HOST
+    try:
+        hosts.write_files(
+            ctx.layout.pod(group_id),
+            hosts=hosts.hosts_text(hostname, add_hosts=add_hosts),
+            hostname=hostname,
+            resolv=hosts.resolv_text(is_private=is_private),
+        )
+    except OSError as exc:
+        raise StoreFailed(ctx.layout.pod(group_id), exc.errno or 0) from exc
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(data)
+    except OSError as exc:
+        raise StoreFailed(path, exc.errno or 0) from exc
+
+
+def open_plan(ctx: Context, record: ContainerRecord) -> int:
+    """A descriptor of the container's plan. Raises: NotFound."""
+    try:
+        return os.open(ctx.layout.plan(record.id), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as exc:
+        raise NotFound("file", ctx.layout.plan(record.id)) from exc
+
+

@@ -1,0 +1,85 @@
+"""What a runtime does when it opens: finish what died half made, renew locks after a boot.
+
+An intent is undone only when its writer is dead, so that commands at work are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import msgspec
+
+from podrt.errors import PodrtError
+from podrt.linux import process
+from podrt.store.records import (
+    ContainerRecord,
+    IntentRecord,
+    MetaRecord,
+    Op,
+    PodRecord,
+    Put,
+)
+from podrt.store.tables import Tables
+
+from .context import Context
+from .create import undo_creation
+
+
+def dead_intents(ctx: Context) -> list[IntentRecord]:
+    """The intents whose writer is gone."""
+    return [
+        intent
+        for intent in ctx.store.tables.all(IntentRecord)
+        if intent.boot_id != ctx.boot_id or not process.alive(intent.pid, intent.start_ticks)
+    ]
+
+
+async def undo_dead_intents(ctx: Context) -> int:
+    """Undo what dead makers left half made; how many objects that were."""
+    intents = dead_intents(ctx)
+    if not intents:
+        return 0
+    await undo_creation(ctx, [intent.id for intent in intents])
+    dead = {intent.id for intent in intents}
+    tables = ctx.store.tables
+    for entry in ctx.locks.table.entries():
+        owner = entry.owner_id.hex()
+        is_known = tables.get(PodRecord, owner) or tables.get(ContainerRecord, owner)
+        if owner in dead and not is_known:
+            with contextlib.suppress(PodrtError, OSError):
+                ctx.locks.free(entry.index, owner)
+    return len(intents)
+
+
+def renew_locks(ctx: Context) -> None:
+    """Give every object a lock of this lock table, once after each boot.
+
+    The table lives under the run root and is empty after a reboot (or when that directory was
+    lost), while the records still name the locks of the former one.
+    """
+    table_id = _table_id(ctx)
+    known = ctx.store.tables.get(MetaRecord, _TABLE)
+    if known is not None and known.value == table_id:
+        return
+
+    def build(tables: Tables) -> list[Op]:
+        known = tables.get(MetaRecord, _TABLE)
+        if known is not None and known.value == table_id:
+            return []
+        ops: list[Op] = [Put(MetaRecord(id=_TABLE, value=table_id))]
+        for kind in (PodRecord, ContainerRecord):
+            for record in list(tables.all(kind)):
+                lock = ctx.locks.allocate(record.id)
+                ops.append(Put(msgspec.structs.replace(record, lock=lock)))
+        return ops
+
+    ctx.record(build)
+
+
+_TABLE = "lock table"
+
+
+def _table_id(ctx: Context) -> str:
+    """What tells one lock table from the next: the boot and the file."""
+    return f"{ctx.boot_id}:{os.stat(ctx.layout.locks).st_ino}:{ctx.layout.locks}"

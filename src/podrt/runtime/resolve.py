@@ -1,0 +1,69 @@
+"""A pod's configuration with every default filled in, or the error it deserves.
+
+Pure: nothing is looked up and nothing is touched. Source: semantics.md section 3.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from podrt.cgroups import policy
+from podrt.config import Settings
+from podrt.errors import InvalidConfig, Unsupported
+from podrt.model.ids import check_name
+from podrt.model.pod import DEFAULT_SHARE, SHAREABLE, ExitPolicy, PodConfig
+
+# Linux: HOST_NAME_MAX.
+MAX_HOSTNAME = 64
+
+
+def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
+    """`config` with share, infra, cgroup parent and pod cgroup decided.
+
+    Raises: InvalidConfig or Unsupported naming the flag.
+    """
+    if config.name:
+        check_name(config.name, "--name")
+    if config.infra_name:
+        check_name(config.infra_name, "--infra-name")
+    if len(config.hostname.encode()) > MAX_HOSTNAME or "\0" in config.hostname:
+        raise InvalidConfig("--hostname", f"{config.hostname!r}: at most {MAX_HOSTNAME} bytes")
+    _refuse_unsupported(config)
+    share, infra = _sharing(config)
+    decision = policy.decide(
+        settings.cgroup_manager,
+        config.cgroup_parent,
+        share_parent=config.use_pod_cgroup,
+        has_limits=not config.resources.is_unset,
+    )
+    return msgspec.structs.replace(
+        config,
+        share=share,
+        infra=infra,
+        cgroup_parent=decision.parent,
+        use_pod_cgroup=decision.pod_cgroup,
+    )
+
+
+def _refuse_unsupported(config: PodConfig) -> None:
+    if config.exit_policy is not ExitPolicy.CONTINUE:
+        raise Unsupported(f"--exit-policy {config.exit_policy}", "only continue is built so far")
+    if config.infra_command:
+        raise Unsupported("--infra-command", "infra containers have no process yet")
+
+
+def _sharing(config: PodConfig) -> tuple[frozenset[str], bool]:
+    """What is shared, and whether there is an infra container to hold it."""
+    share = config.share
+    if share is None:
+        share = frozenset() if config.infra is False else DEFAULT_SHARE
+    unknown = sorted(share - SHAREABLE)
+    if unknown:
+        raise InvalidConfig("--share", f"invalid kernel namespace to share: {unknown[0]}")
+    if share and config.infra is False:
+        raise InvalidConfig("", "Pods must have an infra container to share namespaces")
+    not_built = sorted(share & {"pid", "cgroup"})
+    if not_built:
+        raise Unsupported(f"--share {not_built[0]}", "ipc, net and uts can be shared so far")
+    # Without anything to share an infra container is only made when it was asked for.
+    return share, bool(share) if config.infra is None else config.infra

@@ -1,0 +1,284 @@
+"""Starting pods and containers: every graph of a call walks at the same time.
+
+Source: semantics.md section 4. A container starts the moment its own last dependency runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import trio
+
+from podrt.engines import wire
+from podrt.engines.monitor import Monitor
+from podrt.errors import (
+    DependencyFailed,
+    EngineFailed,
+    InvalidState,
+    NotFound,
+    PodrtError,
+    Removed,
+    WalkFailed,
+)
+from podrt.model.container import InitKind
+from podrt.model.states import ALIVE, ContainerState
+from podrt.store.records import ContainerRecord, Op, PodRecord, Put
+from podrt.store.tables import Tables
+
+from .claims import Verb, claim
+from .context import Context
+from .graph import Graph, check_graph
+from .group import fold, open_group
+from .namespaces import pod_namespace_flags
+from .order import member_graph
+from .prepare import device_rules, open_plan
+from .teardown import remove_container
+from .walk import Outcomes, walk
+
+_HAS_PROCESS = ALIVE | {ContainerState.CREATED}
+_BLOCKED = {
+    ContainerState.PAUSED: "is paused",
+    ContainerState.STOPPING: "is being stopped",
+    ContainerState.REMOVING: "is being removed",
+    ContainerState.UNKNOWN: "is in an unknown state",
+}
+
+
+async def start_pod(ctx: Context, pod_id: str) -> Outcomes:
+    """Start a pod's containers; the outcome of each. Raises: what comes before any is touched."""
+    ctx.check_open()
+    async with claim(ctx, pod_id, Verb.START):
+        pod, members = _load_pod(ctx, pod_id)
+        graph = member_graph(members)
+        names = {member.id: member.config.name for member in members}
+        check_graph(graph, names, pod.config.name)
+        parent = pod.config.cgroup_parent
+        async with open_group(ctx, pod.id, parent) as monitor:
+            starter = _Starter(ctx, monitor, pod, names)
+            return await starter.run(graph)
+
+
+def _load_pod(ctx: Context, pod_id: str) -> tuple[PodRecord, list[ContainerRecord]]:
+    ctx.view.refresh()
+    pod = ctx.store.tables.get(PodRecord, pod_id)
+    if pod is None:
+        raise Removed("pod", pod_id[:12])
+    if pod.removing:
+        raise InvalidState("start", f"pod {pod.config.name}", "it is being removed")
+    members = ctx.view.members(pod_id)
+    graph = member_graph(members)
+    if not any(not needs for needs in graph.needs.values()):
+        if members:
+            names = {member.id: member.config.name for member in members}
+            check_graph(graph, names, pod.config.name)
+        raise NotFoundStart(pod.config.name)
+    return pod, members
+
+
+class NotFoundStart(NotFound):
+    """A pod has no container that could be started first."""
+
+    def __init__(self, pod: str) -> None:
+        super().__init__("container", pod)
+        self.args = (
+            f"no containers in pod {pod} have no dependencies, cannot start pod: no such container",
+        )
+
+
+class _Starter:
+    """One pod's start, under its claim and with its monitor."""
+
+    def __init__(
+        self, ctx: Context, monitor: Monitor, pod: PodRecord | None, names: Mapping[str, str]
+    ) -> None:
+        self._ctx = ctx
+        self._monitor = monitor
+        self._pod = pod
+        self._names = names
+
+    async def run(self, graph: Graph) -> Outcomes:
+        """Infra first, then init containers one by one, then everything else at once."""
+        self.wish(list(graph.needs))
+        self._make_pod_cgroup()
+        inits = self._inits(graph)
+        await self._run_inits(inits)
+        rest = graph.restricted(node for node in graph.needs if node not in inits)
+        return await walk(
+            rest, self.act, limiter=self._ctx.limiter, on_failed_need=self._failed_need
+        )
+
+    def wish(self, nodes: Sequence[str]) -> None:
+        """One transaction: everything that does not run gets its next run number."""
+
+        def build(tables: Tables) -> list[Op]:
+            ops: list[Op] = []
+            for member in fold(self._ctx, tables, self._monitor.group_id).values():
+                if member.id not in nodes or self._ctx.view.state(member) in _HAS_PROCESS:
+                    continue
+                ops.append(
+                    Put(
+                        msgspec.structs.replace(
+                            member, run=member.run + 1, wanted="running", user_stopped=False
+                        )
+                    )
+                )
+            return ops
+
+        self._ctx.record(build)
+
+    def _make_pod_cgroup(self) -> None:
+        pod = self._pod
+        if pod is not None and pod.cgroup_path:
+            self._ctx.cgroups.create(pod.cgroup_path, pod.config.resources)
+
+    def _inits(self, graph: Graph) -> list[str]:
+        tables = self._ctx.store.tables
+        records = [tables.get(ContainerRecord, node) for node in graph.needs]
+        return [
+            record.id
+            for record in records
+            if record is not None and record.config.init is not None and not self._ran_once(record)
+        ]
+
+    def _ran_once(self, record: ContainerRecord) -> bool:
+        """A `once` container whose removal was cut short must not run again."""
+        return record.config.init is InitKind.ONCE and record.removing
+
+    async def _run_inits(self, inits: Sequence[str]) -> None:
+        """Run the init containers in creation order, each to completion.
+
+        Raises: InvalidState naming the one that failed and its code.
+        """
+        if not inits or any(
+            self._ctx.view.is_running(member)
+            for member in self._ctx.view.members(self._monitor.group_id)
+            if not member.config.is_infra
+        ):
+            return
+        if self._pod is not None and self._pod.infra_id:
+            await self.act(self._pod.infra_id)
+        for node in inits:
+            await self._run_init(node)
+
+    async def _run_init(self, node: str) -> None:
+        await self.act(node)
+        record = self._ctx.store.tables.get(ContainerRecord, node)
+        if record is None:
+            return
+        ended = await self._monitor.wait(node, record.run)
+        if ended.code:
+            pod = self._pod.config.name if self._pod is not None else ""
+            raise InvalidState(
+                "start",
+                f"pod {pod}",
+                f"init container {record.config.name} exited with code {ended.code}",
+            )
+        if record.config.init is InitKind.ONCE:
+            await remove_container(self._ctx, record, self._monitor)
+
+    def _failed_need(self, node: str, failed: Sequence[str]) -> PodrtError:
+        return DependencyFailed(
+            self._names.get(node, node[:12]), [self._names.get(need, need[:12]) for need in failed]
+        )
+
+    async def act(self, node: str) -> None:
+        """Start one container if it does not run. Raises: PodrtError, which is its outcome."""
+        record = self._ctx.store.tables.get(ContainerRecord, node)
+        if record is None:
+            raise Removed("container", self._names.get(node, node[:12]))
+        if record.config.is_infra:
+            await self._start_infra(record)
+            return
+        async with self._ctx.locks.hold(record.lock):
+            self._ctx.view.refresh()
+            record = self._ctx.store.tables.get(ContainerRecord, node)
+            if record is None:
+                raise Removed("container", self._names.get(node, node[:12]))
+            state = self._ctx.view.state(record)
+            if state is ContainerState.RUNNING:
+                return
+            what = f"container {record.config.name}"
+            if state in _BLOCKED:
+                raise InvalidState("start", what, f"it {_BLOCKED[state]}")
+            self._check_dependencies(record, what)
+            await self._start_process(record, is_held=state is ContainerState.CREATED)
+
+    async def _start_infra(self, record: ContainerRecord) -> None:
+        """The infra container without a process: the monitor makes and holds the namespaces."""
+        pod = self._pod
+        if pod is None:
+            return
+        flags = pod_namespace_flags(pod.config)
+        hostname = pod.config.hostname or pod.config.name
+        await self._monitor.setup(record.id, flags, pod.config.shm_bytes, hostname)
+
+    def _check_dependencies(self, record: ContainerRecord, what: str) -> None:
+        """They were started, but may have died before this container's turn came."""
+        down = []
+        for edge in record.config.requires:
+            need = self._ctx.store.tables.get(ContainerRecord, edge.on)
+            if need is None or not self._ctx.view.is_running(need):
+                down.append(self._names.get(edge.on, edge.on[:12]))
+        if down:
+            raise InvalidState(
+                "start", what, f"the following dependencies are not running: {', '.join(down)}"
+            )
+
+    async def _start_process(self, record: ContainerRecord, *, is_held: bool) -> None:
+        if is_held:
+            await self._monitor.release(record.id, record.run)
+            return
+        cgroups = self._ctx.cgroups
+        cgroups.create(
+            record.cgroup_path, record.config.resources, device_rules(record.config)
+        )
+        plan_fd = open_plan(self._ctx, record)
+        try:
+            await self._monitor.start(
+                record.id,
+                record.run,
+                plan_fd=plan_fd,
+                join=cgroups.join_dirs(record.cgroup_path),
+                flags=wire.START_UNIFIED if cgroups.unified else 0,
+            )
+        except EngineFailed:
+            # Nothing lives in it, and a container that never ran leaves no cgroup behind.
+            with trio.CancelScope(shield=True):
+                cgroups.remove(record.cgroup_path)
+            raise
+        finally:
+            os.close(plan_fd)
+
+
+async def start_container(ctx: Context, container_id: str) -> None:
+    """Start one container; in a pod its namespaces come first, its dependencies must run.
+
+    Raises: PodrtError; a running container is no error.
+    """
+    ctx.check_open()
+    ctx.view.refresh()
+    record = ctx.store.tables.get(ContainerRecord, container_id)
+    if record is None:
+        raise Removed("container", container_id[:12])
+    group_id = ctx.group_id(record)
+    async with claim(ctx, group_id, Verb.START):
+        ctx.view.refresh()
+        pod = ctx.pod_of(record)
+        parent = pod.config.cgroup_parent if pod is not None else record.config.cgroup_parent
+        names = {member.id: member.config.name for member in ctx.view.members(group_id)}
+        names.setdefault(record.id, record.config.name)
+        async with open_group(ctx, group_id, parent) as monitor:
+            starter = _Starter(ctx, monitor, pod, names)
+            infra_id = pod.infra_id if pod is not None else ""
+            starter.wish([container_id, infra_id])
+            if infra_id:
+                await starter.act(infra_id)
+            await starter.act(container_id)
+
+
+def raise_failures(verb: str, outcomes: Outcomes) -> None:
+    """Raises: WalkFailed when an outcome is an error."""
+    if any(error is not None for error in outcomes.values()):
+        raise WalkFailed(verb, outcomes)

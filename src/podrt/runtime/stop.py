@@ -1,0 +1,233 @@
+"""Stopping and killing: dependents first, everything that may end at once ends at once.
+
+Source: semantics.md section 5. Only running containers are touched; one that fails does not keep
+the others from being stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import trio
+
+from podrt.engines.monitor import Monitor
+from podrt.errors import EngineFailed, InvalidState, PodrtError, Removed
+from podrt.model.states import ALIVE, ContainerState
+from podrt.store.records import ContainerRecord, Op, PodRecord, Put
+from podrt.store.tables import Tables
+
+from .claims import Verb, claim, preempt_starts
+from .context import Context
+from .graph import build_graph
+from .group import fold, open_group
+from .order import member_graph
+from .processes import raise_unless_gone, stop_process
+from .teardown import parent_of
+from .walk import Outcomes, walk
+
+# Waiting for a grace period is no work, so stopping is not held back by the limit on it.
+_UNLIMITED = 1_000_000
+_ENDING_SIGNALS = frozenset(
+    {signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT}
+)
+
+
+async def stop_pod(ctx: Context, pod_id: str, *, timeout_s: int | None = None) -> Outcomes:
+    """Stop a pod's running containers, dependents first, and clean up after what was stopped."""
+    ctx.check_open()
+    async with claim(ctx, pod_id, Verb.STOP):
+        ctx.view.refresh()
+        pod = ctx.store.tables.get(PodRecord, pod_id)
+        if pod is None:
+            raise Removed("pod", pod_id[:12])
+        if pod.removing:
+            raise InvalidState("stop", f"pod {pod.config.name}", "it is being removed")
+        async with open_group(ctx, pod_id, pod.config.cgroup_parent) as monitor:
+            return await stop_members(ctx, monitor, pod, timeout_s=timeout_s)
+
+
+async def stop_members(
+    ctx: Context, monitor: Monitor, pod: PodRecord, *, timeout_s: int | None
+) -> Outcomes:
+    """Stop what runs of a pod in reverse graph order, the infra last; clean up what ended."""
+    members = ctx.view.members(pod.id)
+    running = [
+        member
+        for member in members
+        if not member.config.is_infra and ctx.view.state(member) in ALIVE
+    ]
+    stoppable = [
+        member for member in running if ctx.view.state(member) is not ContainerState.PAUSED
+    ]
+    wish_stopped(ctx, pod.id, stoppable)
+    by_id = {member.id: member for member in stoppable}
+    graph = member_graph(members).restricted(by_id).reversed()
+
+    async def act(node: str) -> None:
+        await stop_process(monitor, by_id[node], timeout_s)
+
+    outcomes = await walk(graph, act, limiter=trio.CapacityLimiter(_UNLIMITED), on_failed_need=None)
+    _add_clean_up(outcomes, clean_up(ctx, pod.id, members))
+    still_alive = any(
+        ctx.view.state(member) in ALIVE for member in members if not member.config.is_infra
+    )
+    if not still_alive:
+        await _release(ctx, monitor, pod)
+    return {member.id: outcomes.get(member.id) for member in members}
+
+
+def wish_stopped(ctx: Context, group_id: str, members: Sequence[ContainerRecord]) -> None:
+    """One transaction: these are stopped because the user says so."""
+    ids = {member.id for member in members}
+
+    def build(tables: Tables) -> list[Op]:
+        return [
+            Put(msgspec.structs.replace(member, wanted="stopped", user_stopped=True))
+            for member in fold(ctx, tables, group_id).values()
+            if member.id in ids
+        ]
+
+    if ids:
+        ctx.record(build)
+
+
+def clean_up(
+    ctx: Context, group_id: str, members: Iterable[ContainerRecord]
+) -> dict[str, PodrtError]:
+    """Remove the cgroups of ended containers and mark their runs as cleaned up.
+
+    Shape: container ID -> the error of its clean-up; those without one are left out.
+    """
+    ctx.view.refresh()
+    errors: dict[str, PodrtError] = {}
+    cleaned: dict[str, int] = {}
+    for member in members:
+        state = ctx.view.state(member)
+        if member.config.is_infra or state is not ContainerState.STOPPED:
+            continue
+        try:
+            ctx.cgroups.remove(member.cgroup_path)
+            cleaned[member.id] = member.run
+        except OSError as exc:
+            errors[member.id] = EngineFailed("cleanup", exc.errno or 0, member.cgroup_path)
+
+    def build(tables: Tables) -> list[Op]:
+        return [
+            Put(msgspec.structs.replace(member, cleaned_run=cleaned[member.id]))
+            for member in fold(ctx, tables, group_id).values()
+            if member.id in cleaned
+        ]
+
+    if cleaned:
+        ctx.record(build)
+    return errors
+
+
+def _add_clean_up(outcomes: Outcomes, errors: dict[str, PodrtError]) -> None:
+    for node, error in errors.items():
+        if outcomes.get(node) is None:
+            outcomes[node] = error
+
+
+async def _release(ctx: Context, monitor: Monitor, pod: PodRecord) -> None:
+    """Give up the namespaces and the pod's cgroup: nothing lives in them any more."""
+    await monitor.release_namespaces(pod.infra_id or pod.id)
+    if pod.cgroup_path:
+        with contextlib.suppress(OSError):
+            # Still in use: a member outside our knowledge lives there; `rm` will say so.
+            ctx.cgroups.remove(pod.cgroup_path)
+
+
+async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | None = None) -> None:
+    """Stop one container and clean up after it; one that does not run is no error."""
+    ctx.check_open()
+    record = _load(ctx, container_id)
+    group_id = ctx.group_id(record)
+    async with claim(ctx, group_id, Verb.STOP):
+        record = _load(ctx, container_id)
+        if record.config.is_infra:
+            pod = ctx.pod_of(record)
+            name = pod.config.name if pod is not None else record.pod_id[:12]
+            raise InvalidState("stop", f"infra container of pod {name}", "stop the pod instead")
+        if record.removing:
+            raise InvalidState("stop", f"container {record.config.name}", "it is being removed")
+        state = ctx.view.state(record)
+        if state is ContainerState.PAUSED:
+            raise InvalidState("stop", f"container {record.config.name}", "it is paused")
+        if state in ALIVE:
+            wish_stopped(ctx, group_id, [record])
+            async with open_group(ctx, group_id, parent_of(ctx, record)) as monitor:
+                await stop_process(monitor, record, timeout_s)
+        errors = clean_up(ctx, group_id, [record])
+        if record.id in errors:
+            raise errors[record.id]
+
+
+async def kill_container(ctx: Context, container_id: str, number: int) -> None:
+    """Send a signal to a running container. Raises: InvalidState when it does not run."""
+    ctx.check_open()
+    record = _load(ctx, container_id)
+    what = f"container {record.config.name}"
+    if record.config.is_infra or ctx.view.state(record) not in ALIVE:
+        raise InvalidState("kill", what, "can only kill running containers")
+    _wish_killed(ctx, ctx.group_id(record), [record], number)
+    async with open_group(ctx, ctx.group_id(record), parent_of(ctx, record)) as monitor:
+        try:
+            await monitor.signal(record.id, record.run, number)
+        except EngineFailed as exc:
+            if exc.errno != errno.ESRCH:
+                raise
+            raise InvalidState("kill", what, "can only kill running containers") from exc
+
+
+async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
+    """Send a signal to every running container of a pod, all at once."""
+    ctx.check_open()
+    ctx.view.refresh()
+    pod = ctx.store.tables.get(PodRecord, pod_id)
+    if pod is None:
+        raise Removed("pod", pod_id[:12])
+    if pod.removing:
+        raise InvalidState("kill", f"pod {pod.config.name}", "it is being removed")
+    members = ctx.view.members(pod_id)
+    running = {
+        member.id: member
+        for member in members
+        if not member.config.is_infra and ctx.view.state(member) in ALIVE
+    }
+    outcomes: Outcomes = {member.id: None for member in members}
+    if not running:
+        return outcomes
+    preempt_starts(ctx, pod_id)
+    _wish_killed(ctx, pod_id, list(running.values()), number)
+    async with open_group(ctx, pod_id, pod.config.cgroup_parent) as monitor:
+
+        async def act(node: str) -> None:
+            try:
+                await monitor.signal(node, running[node].run, number)
+            except EngineFailed as exc:
+                raise_unless_gone(exc)
+
+        graph = build_graph({node: () for node in running})
+        outcomes |= await walk(graph, act, limiter=ctx.limiter, on_failed_need=None)
+    return outcomes
+
+
+def _wish_killed(
+    ctx: Context, group_id: str, members: Sequence[ContainerRecord], number: int
+) -> None:
+    # HUP or USR1 ask a program to do something else than to end.
+    if number in _ENDING_SIGNALS:
+        wish_stopped(ctx, group_id, members)
+
+
+def _load(ctx: Context, container_id: str) -> ContainerRecord:
+    ctx.view.refresh()
+    record = ctx.store.tables.get(ContainerRecord, container_id)
+    if record is None:
+        raise Removed("container", container_id[:12])
+    return record

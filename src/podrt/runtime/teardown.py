@@ -1,0 +1,377 @@
+"""Removing pods and containers so that a crash at any point leaves what a second `rm` finishes.
+
+Source: semantics.md section 6: the order, and which error counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from podrt.engines.liveness import has_monitor
+from podrt.engines.monitor import Monitor, MonitorGone
+from podrt.engines.wire import Kind
+from podrt.errors import EngineFailed, InUse, InvalidState, PodrtError, Removed
+from podrt.linux import trees
+from podrt.model.resources import Resources
+from podrt.model.states import ALIVE, ContainerState
+from podrt.store.records import (
+    ContainerRecord,
+    Delete,
+    GroupRecord,
+    Op,
+    PodRecord,
+    Put,
+)
+from podrt.store.tables import Tables
+
+from .claims import Verb, claim
+from .context import CLEANUP_S, Context
+from .group import fold, open_group, wait_monitor_ended
+from .order import member_graph
+from .processes import kill_process, stop_process
+from .walk import Action, Outcomes, walk
+
+_logger = logging.getLogger("podrt")
+
+_HAS_PROCESS = ALIVE | {ContainerState.CREATED}
+_NO_FORKS = Resources(pids_limit=1)
+_UNLIMITED = 1_000_000
+
+
+async def remove_pod(
+    ctx: Context,
+    pod_id: str,
+    *,
+    force: bool = False,
+    timeout_s: int | None = None,
+    remove_containers: bool = True,
+) -> Outcomes:
+    """Remove a pod with its containers; the outcome of each container.
+
+    Raises: InvalidState naming every member that is in the way, before anything is touched;
+    the first error of the table in semantics.md section 6 otherwise.
+    """
+    ctx.check_open()
+    verb = Verb.FORCE_REMOVE if force else Verb.REMOVE
+    async with claim(ctx, pod_id, verb):
+        ctx.view.refresh()
+        pod = ctx.store.tables.get(PodRecord, pod_id)
+        if pod is None:
+            raise Removed("pod", pod_id[:12])
+        members = ctx.view.members(pod_id)
+        if all(member.config.is_infra for member in members):
+            force = remove_containers = True
+        _check_removable(ctx, pod, members, force=force, remove_containers=remove_containers)
+        return await _PodRemoval(ctx, pod, members, timeout_s).run()
+
+
+def _check_removable(
+    ctx: Context,
+    pod: PodRecord,
+    members: Sequence[ContainerRecord],
+    *,
+    force: bool,
+    remove_containers: bool,
+) -> None:
+    what = f"pod {pod.config.name}"
+    if members and not remove_containers:
+        raise InvalidState("remove", what, "it contains containers and cannot be removed")
+    if force:
+        return
+    in_the_way = [
+        f"{member.config.name} is {state}"
+        for member in members
+        if not member.config.is_infra
+        and (state := ctx.view.state(member)) in ALIVE | {ContainerState.UNKNOWN}
+    ]
+    if in_the_way:
+        raise InvalidState(
+            "remove", what, f"{', '.join(in_the_way)}: stop them first or use --force"
+        )
+
+
+class _PodRemoval:
+    """The steps of one removal, in the order of semantics.md section 6."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        pod: PodRecord,
+        members: list[ContainerRecord],
+        timeout_s: int | None,
+    ) -> None:
+        self._ctx = ctx
+        self._pod = pod
+        self._members = members
+        self._timeout_s = timeout_s
+        self._error: PodrtError | None = None
+
+    async def run(self) -> Outcomes:
+        await self._mark_removing()
+        self._forbid_forks()
+        outcomes = await self._remove_members()
+        failed = next((error for error in outcomes.values() if error is not None), None)
+        if failed is not None:
+            # The pod stays `removing` with everything it still has; a second rm resumes.
+            raise failed
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+            await self._forget_members()
+            await self._remove_cgroups()
+            self._remove_files()
+            await self._forget_pod()
+            self._free_locks()
+        if self._error is not None:
+            raise self._error
+        return outcomes
+
+    async def _mark_removing(self) -> None:
+        ctx, pod = self._ctx, self._pod
+
+        def build(tables: Tables) -> list[Op]:
+            marked = [
+                Put(msgspec.structs.replace(member, removing=True))
+                for member in fold(ctx, tables, pod.id).values()
+            ]
+            current = tables.get(PodRecord, pod.id) or pod
+            return [Put(msgspec.structs.replace(current, removing=True)), *marked]
+
+        await ctx.commit(build)
+
+    def _forbid_forks(self) -> None:
+        path = self._ctx.cgroups.monitor_path(self._pod.config.cgroup_parent, self._pod.id)
+        try:
+            self._ctx.cgroups.update(path, _NO_FORKS)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            _logger.warning("cannot limit the monitor of pod %s: %s", self._pod.id, exc)
+
+    async def _remove_members(self) -> Outcomes:
+        """Stop what runs, dependents first, then give up what the members had."""
+        ctx, pod = self._ctx, self._pod
+        by_id = {member.id: member for member in self._members}
+        graph = member_graph(self._members).reversed()
+        alive = [member for member in self._members if _has_process(ctx, member)]
+        if not alive and not has_monitor(ctx.layout, pod.id):
+            return await walk(graph, self._give_up(by_id), limiter=ctx.limiter, on_failed_need=None)
+        async with open_group(ctx, pod.id, pod.config.cgroup_parent) as monitor:
+            await monitor.note(Kind.REMOVING, pod.id)
+            outcomes = await walk(
+                graph,
+                self._end_and_give_up(by_id, monitor),
+                limiter=trio.CapacityLimiter(_UNLIMITED),
+                on_failed_need=None,
+            )
+            if all(error is None for error in outcomes.values()):
+                await monitor.release_namespaces(pod.infra_id or pod.id)
+        return outcomes
+
+    def _give_up(self, by_id: dict[str, ContainerRecord]) -> Action:
+        async def act(node: str) -> None:
+            await trio.lowlevel.checkpoint()
+            give_up(self._ctx, by_id[node])
+
+        return act
+
+    def _end_and_give_up(self, by_id: dict[str, ContainerRecord], monitor: Monitor) -> Action:
+        async def act(node: str) -> None:
+            await end_process(self._ctx, monitor, by_id[node], self._timeout_s)
+            give_up(self._ctx, by_id[node])
+
+        return act
+
+    async def _forget_members(self) -> None:
+        pod, members = self._pod, self._members
+
+        def build(tables: Tables) -> list[Op]:
+            current = tables.get(PodRecord, pod.id) or pod
+            return [
+                Put(msgspec.structs.replace(current, infra_id="")),
+                *(Delete(ContainerRecord, member.id) for member in members),
+            ]
+
+        await self._ctx.commit(build)
+
+    async def _remove_cgroups(self) -> None:
+        ctx, pod = self._ctx, self._pod
+        if not await wait_monitor_ended(ctx, pod.id):
+            self._keep(EngineFailed("monitor", 0, f"the monitor of pod {pod.id} does not end"))
+        parent = pod.config.cgroup_parent
+        for path in (ctx.cgroups.monitor_path(parent, pod.id), pod.cgroup_path):
+            if not path:
+                continue
+            try:
+                ctx.cgroups.remove(path)
+            except OSError as exc:
+                self._keep(EngineFailed("remove cgroup", exc.errno or 0, path))
+        ctx.cgroups.remove_if_empty(parent)
+
+    def _keep(self, error: PodrtError) -> None:
+        if self._error is None:
+            self._error = error
+        else:
+            _logger.error("removing pod %s: %s", self._pod.id, error)
+
+    def _remove_files(self) -> None:
+        remove_group_files(self._ctx, self._pod.id)
+        shutil.rmtree(self._ctx.layout.pod(self._pod.id), ignore_errors=True)
+
+    async def _forget_pod(self) -> None:
+        pod_id = self._pod.id
+
+        def build(tables: Tables) -> list[Op]:
+            return [Delete(PodRecord, pod_id), Delete(GroupRecord, pod_id)]
+
+        await self._ctx.commit(build)
+
+    def _free_locks(self) -> None:
+        for record in (*self._members, self._pod):
+            try:
+                self._ctx.locks.free(record.lock, record.id)
+            except (OSError, PodrtError) as exc:
+                self._keep(EngineFailed("free lock", getattr(exc, "errno", 0) or 0, record.id))
+
+
+def _has_process(ctx: Context, record: ContainerRecord) -> bool:
+    # `removing` hides the process behind the wish, so the facts are asked.
+    return not record.config.is_infra and ctx.view.live_state(record) in _HAS_PROCESS
+
+
+async def end_process(
+    ctx: Context, monitor: Monitor, record: ContainerRecord, timeout_s: int | None
+) -> None:
+    """End a member's process: stop it with its grace period, kill it if it is paused or held."""
+    if record.config.is_infra:
+        return
+    facts = ctx.view.facts(record)
+    state = ctx.view.live_state(record)
+    if state in (ContainerState.PAUSED, ContainerState.CREATED):
+        ctx.cgroups.thaw(record.cgroup_path)
+        await kill_process(monitor, record, facts.run)
+    elif state in ALIVE:
+        await stop_process(monitor, record, timeout_s)
+
+
+def give_up(ctx: Context, record: ContainerRecord) -> None:
+    """Remove what an ended container has besides its record: cgroup, stragglers, files.
+
+    Raises: EngineFailed naming what stays.
+    """
+    if not record.config.is_infra and record.cgroup_path:
+        try:
+            ctx.cgroups.kill(record.cgroup_path)
+            ctx.cgroups.remove(record.cgroup_path)
+        except OSError as exc:
+            raise EngineFailed("remove cgroup", exc.errno or 0, record.cgroup_path) from exc
+    path = ctx.layout.container(record.id)
+    try:
+        trees.remove_tree(path)
+    except OSError as exc:
+        raise EngineFailed("remove", exc.errno or 0, path) from exc
+
+
+def remove_group_files(ctx: Context, group_id: str) -> None:
+    """Remove a group's journal and run directory; already gone is fine."""
+    group = ctx.store.tables.get(GroupRecord, group_id)
+    if group is not None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(ctx.layout.journal(group_id, group.epoch))
+    shutil.rmtree(ctx.layout.group_run(group_id), ignore_errors=True)
+
+
+async def remove_container(
+    ctx: Context, record: ContainerRecord, monitor: Monitor | None = None
+) -> None:
+    """Remove one ended container from its pod (or a lone one), under the group's claim.
+
+    `monitor` is the connection to use, where the caller has one.
+    """
+    ctx.view.refresh()
+
+    def mark(tables: Tables) -> list[Op]:
+        current = tables.get(ContainerRecord, record.id)
+        return [] if current is None else [Put(msgspec.structs.replace(current, removing=True))]
+
+    await ctx.commit(mark)
+    give_up(ctx, record)
+    if monitor is not None:
+        with contextlib.suppress(EngineFailed):
+            await monitor.note(Kind.FORGET, record.id)
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+        if not record.pod_id:
+            await wait_monitor_ended(ctx, record.id)
+            parent = record.config.cgroup_parent
+            ctx.cgroups.remove(ctx.cgroups.monitor_path(parent, record.id))
+            ctx.cgroups.remove_if_empty(parent)
+            remove_group_files(ctx, record.id)
+            shutil.rmtree(ctx.layout.pod(record.id), ignore_errors=True)
+
+        def forget(tables: Tables) -> list[Op]:
+            gone: list[Op] = [Delete(ContainerRecord, record.id)]
+            if not record.pod_id:
+                gone.append(Delete(GroupRecord, record.id))
+            return gone
+
+        await ctx.commit(forget)
+        ctx.locks.free(record.lock, record.id)
+
+
+async def remove_container_verb(
+    ctx: Context, container_id: str, *, force: bool = False, timeout_s: int | None = None
+) -> None:
+    """`rm`: remove a container; one that runs needs `force`.
+
+    Raises: InvalidState for a running one or an infra container; InUse naming its dependents.
+    """
+    ctx.check_open()
+    record = _load(ctx, container_id)
+    async with claim(ctx, ctx.group_id(record), Verb.FORCE_REMOVE if force else Verb.REMOVE):
+        record = _load(ctx, container_id)
+        _check_container(ctx, record, force=force)
+        if _has_process(ctx, record):
+            parent = parent_of(ctx, record)
+            with contextlib.suppress(MonitorGone):
+                async with open_group(ctx, ctx.group_id(record), parent) as monitor:
+                    await end_process(ctx, monitor, record, timeout_s)
+        await remove_container(ctx, record)
+
+
+def _check_container(ctx: Context, record: ContainerRecord, *, force: bool) -> None:
+    what = f"container {record.config.name}"
+    pod = ctx.pod_of(record)
+    if record.config.is_infra and pod is not None:
+        raise InvalidState(
+            "remove", what,
+            f"it is the infra container of pod {pod.config.name} and cannot be removed "
+            "without removing the pod",
+        )  # fmt: skip
+    users = [
+        member.config.name
+        for member in ctx.view.members(record.pod_id)
+        if any(edge.on == record.id for edge in member.config.requires)
+    ]
+    if users and record.pod_id:
+        raise InUse(what, users)
+    if not force and ctx.view.live_state(record) in ALIVE:
+        raise InvalidState("remove", what, "it is running: stop it first or use --force")
+
+
+def parent_of(ctx: Context, record: ContainerRecord) -> str:
+    """The cgroup parent under which a container's group lives."""
+    pod = ctx.pod_of(record)
+    return pod.config.cgroup_parent if pod is not None else record.config.cgroup_parent
+
+
+def _load(ctx: Context, container_id: str) -> ContainerRecord:
+    ctx.view.refresh()
+    record = ctx.store.tables.get(ContainerRecord, container_id)
+    if record is None:
+        raise Removed("container", container_id[:12])
+    return record

@@ -1,0 +1,153 @@
+"""Reading pods and containers: wishes from the log, facts from the monitors' journals.
+
+Synchronous and free of Trio, and it takes no lock: `ps`, `inspect` and `exists` never wait for
+a verb. Source: architecture.md decisions 2, 3 and 17.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from podrt.engines.liveness import has_monitor
+from podrt.errors import NotFound
+from podrt.layout import Layout
+from podrt.linux.process import alive
+from podrt.model.states import (
+    ALIVE,
+    UNKNOWN_EXIT_CODE,
+    ContainerState,
+    Facts,
+    Phase,
+    PodState,
+    container_state,
+    pod_state,
+)
+from podrt.store.facts import JournalTail
+from podrt.store.records import ContainerRecord, GroupRecord, PodRecord
+from podrt.store.wal import Store
+
+R = TypeVar("R", PodRecord, ContainerRecord)
+
+_LIVE_PHASES = frozenset({Phase.HELD, Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
+
+
+class View:
+    """What is there, as of the last `refresh`."""
+
+    def __init__(self, layout: Layout, store: Store, boot_id: str, namespace: str = "") -> None:
+        self.layout = layout
+        self.store = store
+        self.boot_id = boot_id
+        self.namespace = namespace
+        self._tails: dict[str, JournalTail] = {}
+        self._monitored: dict[str, bool] = {}
+
+    def refresh(self) -> None:
+        """Bring everything up to now."""
+        self.store.catch_up()
+        self._monitored.clear()
+
+    def pod(self, name: str) -> PodRecord:
+        """The pod called `name` (or with that ID or unique prefix). Raises: NotFound, Ambiguous."""
+        return self._in_namespace(self.store.tables.find(PodRecord, name), "pod", name)
+
+    def container(self, name: str) -> ContainerRecord:
+        """The container called `name`, as `pod`."""
+        record = self.store.tables.find(ContainerRecord, name)
+        return self._in_namespace(record, "container", name)
+
+    def _in_namespace(self, record: R, kind: str, name: str) -> R:
+        if self.namespace and record.namespace != self.namespace:
+            raise NotFound(kind, name)
+        return record
+
+    def pods(self) -> list[PodRecord]:
+        """Every pod of the namespace, oldest first."""
+        return self._sorted(self.store.tables.all(PodRecord))
+
+    def containers(self) -> list[ContainerRecord]:
+        """Every container of the namespace, oldest first."""
+        return self._sorted(self.store.tables.all(ContainerRecord))
+
+    def _sorted(self, records: Iterable[R]) -> list[R]:
+        kept = [r for r in records if not self.namespace or r.namespace == self.namespace]
+        kept.sort(key=lambda record: (record.created_at_ns, record.id))
+        return kept
+
+    def members(self, pod_id: str) -> list[ContainerRecord]:
+        """A pod's containers in creation order, infra included."""
+        return self.store.tables.members(pod_id)
+
+    def facts(self, container: ContainerRecord) -> Facts:
+        """What is known of the container's latest run, believing the kernel over the journal."""
+        group_id = container.pod_id or container.id
+        group = self.store.tables.get(GroupRecord, group_id)
+        if group is None:
+            return container.facts
+        tail = self._tails.get(group_id)
+        if tail is None or tail.epoch != group.epoch:
+            tail = JournalTail(self.layout.journal(group_id, group.epoch), group.epoch)
+            self._tails[group_id] = tail
+        facts = tail.facts(container, group)
+        if facts.phase in _LIVE_PHASES:
+            return self._believe_kernel(group_id, container, facts)
+        return facts
+
+    def _believe_kernel(self, group_id: str, container: ContainerRecord, facts: Facts) -> Facts:
+        if facts.boot_id and facts.boot_id != self.boot_id:
+            return _lost(facts)
+        if group_id not in self._monitored:
+            self._monitored[group_id] = has_monitor(self.layout, group_id)
+        if self._monitored[group_id]:
+            return facts
+        if not container.config.is_infra and alive(facts.pid, facts.start_ticks):
+            return facts
+        # The monitor may have written the end between our reading and its own end.
+        tail = self._tails.get(group_id)
+        group = self.store.tables.get(GroupRecord, group_id)
+        if tail is not None and group is not None:
+            latest = tail.facts(container, group)
+            if latest.phase not in _LIVE_PHASES:
+                return latest
+        return _lost(facts)
+
+    def state(self, container: ContainerRecord) -> ContainerState:
+        """A container's state."""
+        return container_state(
+            self.facts(container),
+            is_removing=container.removing,
+            cleaned_run=container.cleaned_run,
+        )
+
+    def live_state(self, container: ContainerRecord) -> ContainerState:
+        """A container's state as if its removal had not begun: what its process does."""
+        facts = self.facts(container)
+        return container_state(facts, is_removing=False, cleaned_run=container.cleaned_run)
+
+    def pod_state(self, pod: PodRecord) -> PodState:
+        """A pod's state from its members (semantics.md section 2)."""
+        members = [member for member in self.members(pod.id) if member.config.init is None]
+        ordinary = [member for member in members if not member.config.is_infra]
+        return pod_state(self.state(member) for member in ordinary or members)
+
+    def is_running(self, container: ContainerRecord) -> bool:
+        """Whether the container has a process (running, paused or stopping)."""
+        return self.state(container) in ALIVE
+
+    def close(self) -> None:
+        """Let go of the journals."""
+        for tail in self._tails.values():
+            tail.close()
+        self._tails.clear()
+
+
+def _lost(facts: Facts) -> Facts:
+    """The facts of a run whose end nobody saw."""
+    if facts.phase is Phase.HELD:
+        return msgspec.structs.replace(facts, phase=Phase.NONE, pid=0, start_ticks=0)
+    return msgspec.structs.replace(
+        facts, phase=Phase.EXITED, exit_code=UNKNOWN_EXIT_CODE, code_unknown=True
+    )

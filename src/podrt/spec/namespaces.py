@@ -1,0 +1,94 @@
+"""Which namespaces a container has of its own, which are its pod's, and what may be set in them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from podrt.errors import InvalidConfig, Unsupported
+from podrt.model.container import NamespaceMode, Namespaces
+from podrt.model.runtimespec import Namespace
+
+# The specification's words for ours.
+OCI_TYPES: Mapping[str, str] = {
+    "pid": "pid",
+    "net": "network",
+    "ipc": "ipc",
+    "uts": "uts",
+    "cgroup": "cgroup",
+}
+_HOLDABLE = frozenset({"net", "ipc", "uts"})
+_IPC_SYSCTLS = frozenset(
+    f"kernel.{name}"
+    for name in (
+        "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced msg_next_id sem_next_id "
+        "shm_next_id"
+    ).split()
+)
+PING_SYSCTL = ("net.ipv4.ping_group_range", "0 0")
+
+
+@functools.lru_cache(maxsize=256)
+def modes(wanted: Namespaces, shared: frozenset[str]) -> Mapping[str, NamespaceMode]:
+    """The mode of each type once it is known what the pod shares. Raises: Unsupported."""
+    found = {
+        "pid": wanted.pid,
+        "net": wanted.net,
+        "ipc": wanted.ipc,
+        "uts": wanted.uts,
+        "cgroup": wanted.cgroup,
+    }
+    for kind, mode in found.items():
+        if mode is not NamespaceMode.POD:
+            continue
+        if kind not in shared:
+            found[kind] = NamespaceMode.PRIVATE
+        elif kind not in _HOLDABLE:
+            raise Unsupported(f"--share {kind}")
+    return found
+
+
+def namespaces(found: Mapping[str, NamespaceMode], ns_dir: str) -> tuple[Namespace, ...]:
+    """`linux.namespaces`; those of the pod are joined through its run directory `ns_dir`."""
+    return (
+        Namespace(type="mount"),
+        *(
+            Namespace(
+                type=OCI_TYPES[kind],
+                path=f"{ns_dir}/{kind}" if mode is NamespaceMode.POD else "",
+            )
+            for kind, mode in found.items()
+            if mode is not NamespaceMode.HOST
+        ),
+    )
+
+
+def sysctls(
+    wanted: Mapping[str, str], found: Mapping[str, NamespaceMode]
+) -> Mapping[str, str]:
+    """`linux.sysctl`: what is asked for if it belongs to a namespace, and podman's default.
+
+    Raises: InvalidConfig.
+    """
+    settings = dict([PING_SYSCTL]) if found["net"] is not NamespaceMode.HOST else {}
+    for key, value in wanted.items():
+        name = key.replace("/", ".")
+        kind = _namespace_of(name)
+        if kind == "uts":
+            raise InvalidConfig(f"--sysctl {key}", "use --hostname")
+        if found[kind] is NamespaceMode.HOST:
+            raise InvalidConfig(
+                f"--sysctl {key}", f"is not allowed in the host's {OCI_TYPES[kind]} namespace"
+            )
+        settings[name] = value
+    return settings
+
+
+def _namespace_of(key: str) -> str:
+    if key.startswith("net."):
+        return "net"
+    if key in _IPC_SYSCTLS or key.startswith("fs.mqueue."):
+        return "ipc"
+    if key in ("kernel.domainname", "kernel.hostname"):
+        return "uts"
+    raise InvalidConfig(f"--sysctl {key}", "is not separate for each container")

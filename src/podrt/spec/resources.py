@@ -1,0 +1,64 @@
+"""Limits as the specification writes them."""
+
+from __future__ import annotations
+
+import functools
+
+from podrt.errors import InvalidConfig
+from podrt.model import runtimespec as oci
+from podrt.model.resources import DEFAULT_PIDS, Resources
+
+DEFAULT_PERIOD_US = 100_000
+
+
+@functools.lru_cache(maxsize=64)
+def limits(wanted: Resources, devices: tuple[oci.DeviceRule, ...]) -> oci.Resources:
+    """`linux.resources`; podman's default pids limit where none is asked for.
+
+    Raises: InvalidConfig.
+    """
+    pids = DEFAULT_PIDS if wanted.pids_limit is None else wanted.pids_limit
+    return oci.Resources(
+        devices=devices,
+        memory=_memory(wanted),
+        cpu=_cpu(wanted),
+        # podman: 0 and below are unlimited.
+        pids=oci.Pids(limit=pids if pids > 0 else -1),
+        block_io=None
+        if wanted.blkio_weight is None
+        else oci.BlockIo(weight=_within("--blkio-weight", wanted.blkio_weight, 10, 1000)),
+    )
+
+
+def _within(field: str, value: int, least: int, most: int) -> int:
+    if not least <= value <= most:
+        raise InvalidConfig(field, f"{value} is not between {least} and {most}")
+    return value
+
+
+def _memory(wanted: Resources) -> oci.Memory | None:
+    limit, swap = wanted.memory_bytes, wanted.memory_swap_bytes
+    if limit is None and swap is None and wanted.memory_reservation_bytes is None:
+        return None
+    if swap is not None and limit is None:
+        raise InvalidConfig("--memory-swap", "--memory must be set when --memory-swap is set")
+    if limit is not None and limit > 0 and swap is None:
+        # podman: as much swap again as memory.
+        swap = limit * 2
+    if swap is not None and limit is not None and swap != -1 and swap < limit:
+        raise InvalidConfig("--memory-swap", "is lower than --memory")
+    return oci.Memory(limit=limit, reservation=wanted.memory_reservation_bytes, swap=swap)
+
+
+def _cpu(wanted: Resources) -> oci.Cpu | None:
+    period = wanted.cpu_period_us
+    if wanted.cpu_quota_us is not None and period is None:
+        period = DEFAULT_PERIOD_US
+    cpu = oci.Cpu(
+        shares=wanted.cpu_shares,
+        quota=wanted.cpu_quota_us,
+        period=period,
+        cpus=wanted.cpuset_cpus or "",
+        mems=wanted.cpuset_mems or "",
+    )
+    return None if cpu == oci.Cpu() else cpu

@@ -1,0 +1,216 @@
+"""From journal records to what is known of a container: pure functions.
+
+The rules: a record of an older run changes nothing; within a run nothing follows its end; reading
+a record a second time changes nothing. So folding may be repeated, and a message that comes late
+never brings a dead process back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+
+from podrt.model.states import ALIVE, NO_FACTS, UNKNOWN_EXIT_CODE, Facts, Phase
+
+from .journal import Flag, JournalReader, JournalRecord, Kind
+from .records import ContainerRecord, GroupRecord
+
+_OVER = frozenset({Phase.EXITED, Phase.FAILED})
+_MOVING = frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
+
+assert len(_MOVING) == len(ALIVE)
+
+
+def apply(facts: Facts, record: JournalRecord) -> Facts:
+    """What is known after `record`, which is about the container that `facts` is of."""
+    change = _CHANGES.get(record.kind)
+    if change is None or (record.run and record.run < facts.run):
+        return facts
+    if not record.run or record.run == facts.run:
+        return change(facts, record)
+    return change(Facts(run=record.run), record)
+
+
+def fold(facts: Facts, records: Iterable[JournalRecord], key: str, group_id: str = "") -> Facts:
+    """`facts` of the container `key` after all `records` of its group."""
+    for record in records:
+        if record.id == key or (record.id == group_id and record.kind in _OF_GROUP):
+            facts = apply(facts, record)
+    return facts
+
+
+def overlay(
+    group: GroupRecord, container: ContainerRecord, records: Iterable[JournalRecord]
+) -> Facts:
+    """What a reader shows: the folded facts with the unfolded records laid over them."""
+    return fold(container.facts, records, container.id, group.id)
+
+
+class JournalTail:
+    """One journal, followed: the facts of a group's containers as of now.
+
+    Every look costs one read of what is new.
+    """
+
+    def __init__(self, path: str, epoch: int) -> None:
+        self.epoch = epoch
+        self._reader = JournalReader(path)
+        self._records: dict[str, list[JournalRecord]] = {}
+        self._group: list[JournalRecord] = []
+
+    def facts(self, container: ContainerRecord, group: GroupRecord) -> Facts:
+        """What is known of `container` of `group` now. Raises: StoreFailed, StoreCorrupt."""
+        for record in self._reader.read():
+            if record.id == group.id and record.kind in _OF_GROUP:
+                self._group.append(record)
+            else:
+                self._records.setdefault(record.id, []).append(record)
+        after = group.folded_seq if group.folded_epoch == self.epoch else 0
+        own = self._records.get(container.id, [])
+        if self._group:
+            own = sorted((*own, *self._group), key=lambda record: record.seq)
+        unfolded = [record for record in own if record.seq > after]
+        return overlay(group, container, unfolded)
+
+    def close(self) -> None:
+        """Let the journal go."""
+        self._reader.close()
+
+
+def _same_process(facts: Facts, record: JournalRecord) -> bool:
+    return facts.pid == record.pid and facts.start_ticks == record.start_ticks
+
+
+def _created(facts: Facts, record: JournalRecord) -> Facts:
+    if facts.phase is not Phase.NONE:
+        return facts
+    return msgspec.structs.replace(
+        facts,
+        phase=Phase.HELD,
+        pid=record.pid,
+        start_ticks=record.start_ticks,
+        boot_id=record.boot_id,
+    )
+
+
+def _started(facts: Facts, record: JournalRecord) -> Facts:
+    # A monitor that took over a process says "started" again: it is still paused or stopping,
+    # and it did not start now.
+    if facts.phase in _OVER or (facts.phase in _MOVING and _same_process(facts, record)):
+        return facts
+    return msgspec.structs.replace(
+        facts,
+        phase=Phase.RUNNING,
+        pid=record.pid,
+        start_ticks=record.start_ticks,
+        started_at_ns=record.at_ns,
+        boot_id=record.boot_id,
+    )
+
+
+def _exited(facts: Facts, record: JournalRecord) -> Facts:
+    is_unknown = bool(record.flags & Flag.CODE_UNKNOWN)
+    if facts.phase is Phase.FAILED:
+        return facts
+    if facts.phase is Phase.EXITED and (is_unknown or not facts.code_unknown):
+        return facts
+    return msgspec.structs.replace(
+        facts,
+        phase=Phase.EXITED,
+        pid=record.pid or facts.pid,
+        start_ticks=record.start_ticks or facts.start_ticks,
+        exit_code=UNKNOWN_EXIT_CODE if is_unknown else record.code,
+        finished_at_ns=record.at_ns,
+        by_user=bool(record.flags & Flag.BY_USER),
+        oom_killed=bool(record.flags & Flag.OOM_KILLED),
+        code_unknown=is_unknown,
+        boot_id=record.boot_id,
+    )
+
+
+def _start_failed(facts: Facts, record: JournalRecord) -> Facts:
+    if facts.phase not in (Phase.NONE, Phase.HELD):
+        return facts
+    return msgspec.structs.replace(
+        facts,
+        phase=Phase.FAILED,
+        error=record.error,
+        error_stage=record.a,
+        finished_at_ns=record.at_ns,
+        boot_id=record.boot_id,
+    )
+
+
+def _move(*, to: Phase, out_of: frozenset[Phase]) -> Callable[[Facts, JournalRecord], Facts]:
+    def change(facts: Facts, record: JournalRecord) -> Facts:
+        if facts.phase not in out_of:
+            return facts
+        return msgspec.structs.replace(facts, phase=to)
+
+    return change
+
+
+_CHANGES: Mapping[int, Callable[[Facts, JournalRecord], Facts]] = {
+    Kind.CREATED: _created,
+    Kind.STARTED: _started,
+    Kind.EXITED: _exited,
+    Kind.START_FAILED: _start_failed,
+    Kind.STOPPING: _move(
+        to=Phase.STOPPING, out_of=frozenset({Phase.HELD, Phase.RUNNING, Phase.PAUSED})
+    ),
+    Kind.PAUSED: _move(to=Phase.PAUSED, out_of=frozenset({Phase.RUNNING})),
+    Kind.UNPAUSED: _move(to=Phase.RUNNING, out_of=frozenset({Phase.PAUSED})),
+}
+_OF_GROUP = frozenset({int(Kind.PAUSED), int(Kind.UNPAUSED)})
+"""A pod is frozen in one write, and journaled once under the group's ID."""
+
+
+class MonitorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a journal tells of the monitor itself and of the namespaces it holds."""
+
+    pid: int = 0
+    start_ticks: int = 0
+    is_down: bool = False
+    ns_flags: int = 0
+    ns_net: int = 0
+    ns_ipc: int = 0
+    boot_id: str = ""
+
+
+def monitor_facts(records: Iterable[JournalRecord]) -> MonitorFacts:
+    """Of all the records of the newest epoch's journal."""
+    facts = MonitorFacts()
+    for record in records:
+        if record.kind == Kind.MONITOR_UP:
+            facts = MonitorFacts(
+                pid=record.pid, start_ticks=record.start_ticks, boot_id=record.boot_id
+            )
+        elif record.kind == Kind.MONITOR_DOWN:
+            facts = msgspec.structs.replace(facts, is_down=True)
+        elif record.kind == Kind.NS_UP:
+            facts = msgspec.structs.replace(
+                facts, ns_flags=record.code, ns_net=record.a, ns_ipc=record.b
+            )
+        elif record.kind == Kind.NS_DOWN:
+            facts = msgspec.structs.replace(facts, ns_flags=0, ns_net=0, ns_ipc=0)
+    return facts
+
+
+def refreshed(facts: Facts, boot_id: str, at_ns: int) -> Facts:
+    """`facts` seen from boot `boot_id`: what lived in another boot ended with it.
+
+    Whose start was only held, or had failed, is as if it had never been started.
+    """
+    boot = boot_id.replace("-", "")
+    if facts.phase in (Phase.NONE, Phase.EXITED) or facts.boot_id in ("", boot):
+        return facts
+    if facts.phase in _MOVING:
+        return msgspec.structs.replace(
+            facts,
+            phase=Phase.EXITED,
+            exit_code=UNKNOWN_EXIT_CODE,
+            code_unknown=True,
+            finished_at_ns=at_ns,
+        )
+    return msgspec.structs.replace(NO_FACTS, run=facts.run)

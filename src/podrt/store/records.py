@@ -1,0 +1,225 @@
+"""What the log keeps: one frozen record per pod, container, group, image, volume and intent.
+
+A record is encoded as a msgpack map, so a field with a default can be added anywhere; anything
+else about its shape raises SCHEMA and needs a step in `upgrade`. Wishes only: what processes do
+is journaled by their monitor and folded into `ContainerRecord.facts`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from podrt.model.container import ContainerConfig
+from podrt.model.image import Image
+from podrt.model.pod import PodConfig
+from podrt.model.states import NO_FACTS, Facts
+
+SCHEMA = 1
+"""Of the records below; every segment and snapshot carries the one it was written with."""
+
+
+class Table(enum.IntEnum):
+    """The number by which a frame names a table: never reuse one."""
+
+    POD = 1
+    CONTAINER = 2
+    GROUP = 3
+    IMAGE = 4
+    VOLUME = 5
+    INTENT = 6
+    META = 7
+    CLAIM = 8
+
+
+class Record(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The base: `id` is the key within the record's table."""
+
+    id: str
+
+
+class PodRecord(Record, frozen=True, kw_only=True):
+    """A pod. `config.name` is never empty here.
+
+    `lock` is its number in the lock table; `cgroup_path` is "" without a pod cgroup; `namespace`
+    is the tenant's label; the `removing_*` lists are what a second `rm` has to finish.
+    """
+
+    config: PodConfig
+    lock: int = 0
+    infra_id: str = ""
+    created_at_ns: int = 0
+    removing: bool = False
+    cgroup_path: str = ""
+    namespace: str = ""
+    removing_volumes: tuple[str, ...] = ()
+    removing_cgroups: tuple[str, ...] = ()
+    removing_service: str = ""
+
+
+class ContainerRecord(Record, frozen=True, kw_only=True):
+    """A container. `config.name` is never empty here.
+
+    `pod_id` is "" outside a pod; `run` is the number of the latest run that was asked for;
+    `wanted` is the state asked for ("" before the first wish); `cleaned_run` is the latest run
+    whose mounts and network are gone; `facts` are those folded so far (see `store.facts`).
+    """
+
+    config: ContainerConfig
+    pod_id: str = ""
+    lock: int = 0
+    created_at_ns: int = 0
+    run: int = 0
+    wanted: Literal["running", "stopped", ""] = ""
+    user_stopped: bool = False
+    removing: bool = False
+    cleaned_run: int = 0
+    facts: Facts = NO_FACTS
+    cgroup_path: str = ""
+    image_id: str = ""
+    namespace: str = ""
+
+    @property
+    def group_id(self) -> str:
+        """The group whose monitor runs this container: its pod, or itself."""
+        return self.pod_id or self.id
+
+
+class GroupRecord(Record, frozen=True, kw_only=True):
+    """What one monitor at a time watches; `id` is the pod's or the lone container's.
+
+    `epoch` numbers its monitors and names the current journal; everything up to `folded_seq` of
+    journal `folded_epoch` is in the containers' records. `ns_flags` are the CLONE_NEW* it was
+    asked to hold, `ns_net`, `ns_ipc` and `ns_uts` the inodes (0: none), seen in boot `boot_id`.
+    """
+
+    epoch: int = 0
+    folded_epoch: int = 0
+    folded_seq: int = 0
+    ns_flags: int = 0
+    ns_net: int = 0
+    ns_ipc: int = 0
+    ns_uts: int = 0
+    boot_id: str = ""
+
+
+class ImageRecord(Record, frozen=True, kw_only=True):
+    """An image; `id` is `image.id`."""
+
+    image: Image
+
+
+class VolumeRecord(Record, frozen=True, kw_only=True):
+    """A volume; `id` is its name."""
+
+    created_at_ns: int = 0
+    anonymous: bool = False
+    labels: Mapping[str, str] = {}
+
+
+class IntentRecord(Record, frozen=True, kw_only=True):
+    """What somebody is about to make or to remove, so that recovery can undo or finish it.
+
+    `id` and `name` are those of the object and are reserved by the intent; `verb` is "create"
+    or "remove"; `pid`, `start_ticks` and `boot_id` say whose it is; `made` lists what exists
+    already ("dir:/path", "cgroup:/path", "lock:7"), oldest first.
+    """
+
+    kind: Literal["pod", "container", "image", "volume"]
+    verb: Literal["create", "remove"] = "create"
+    name: str = ""
+    pod_id: str = ""
+    pid: int = 0
+    start_ticks: int = 0
+    boot_id: str = ""
+    at_ns: int = 0
+    made: tuple[str, ...] = ()
+
+
+class MetaRecord(Record, frozen=True, kw_only=True):
+    """A value of the state as a whole, such as the boot it was last used in (`id` "boot")."""
+
+    value: str = ""
+
+
+class ClaimRecord(Record, frozen=True, kw_only=True):
+    """A verb at work on a group; `id` is the group's. Void once its owner is dead."""
+
+    verb: str
+    pid: int
+    start_ticks: int
+    boot_id: str = ""
+    generation: int = 0
+    at_ns: int = 0
+
+
+TABLES: Mapping[type[Record], Table] = {
+    PodRecord: Table.POD,
+    ContainerRecord: Table.CONTAINER,
+    GroupRecord: Table.GROUP,
+    ImageRecord: Table.IMAGE,
+    VolumeRecord: Table.VOLUME,
+    IntentRecord: Table.INTENT,
+    MetaRecord: Table.META,
+    ClaimRecord: Table.CLAIM,
+}
+TYPES: Mapping[int, type[Record]] = {int(table): kind for kind, table in TABLES.items()}
+KINDS: Mapping[int, str] = {int(table): table.name.lower() for table in Table}
+"""The word for a table's objects in errors."""
+
+NAMED = (Table.POD, Table.CONTAINER, Table.INTENT)
+"""The tables that share one space of names and one of IDs."""
+
+
+def index_of(record: Record) -> tuple[str, str]:
+    """The (name, owner) under which a record can be found besides its ID; "" is none."""
+    if isinstance(record, ContainerRecord):
+        return record.config.name, record.pod_id
+    if isinstance(record, PodRecord):
+        return record.config.name, ""
+    if isinstance(record, IntentRecord):
+        return record.name, record.pod_id
+    return "", ""
+
+
+class Put:
+    """Write `record`, in place of the one with its ID if there is one."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"Put({self.record!r})"
+
+
+class Delete:
+    """Take the record with ID `key` out of the table of `kind`; it need not be there."""
+
+    __slots__ = ("id", "kind")
+
+    def __init__(self, kind: type[Record], key: str) -> None:
+        self.kind = kind
+        self.id = key
+
+    def __repr__(self) -> str:
+        return f"Delete({self.kind.__name__}, {self.id!r})"
+
+
+Op = Put | Delete
+
+
+def put(record: Record) -> Put:
+    """The operation that writes `record`."""
+    return Put(record)
+
+
+def delete(kind: type[Record], key: str) -> Delete:
+    """The operation that takes the record with ID `key` out."""
+    return Delete(kind, key)

@@ -1,0 +1,323 @@
+"""`snap.<sequence>`: the whole state at one sequence, indexed, so that opening it reads no value.
+
+    header     128 bytes
+    values     msgpack, one behind the other
+    rows       32 bytes each, sorted by (table, id): where id, name, owner and value are
+    names      u32 row numbers, sorted by name, of the rows whose names are unique together
+    owners     u32 row numbers, sorted by owner, of the rows that have one
+    pool       the ids, names and owners
+
+The header carries a checksum of itself and of everything from `rows` on; each row carries one of
+its value, checked when that value is first read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from podrt._fast.frames import crc32
+from podrt.errors import StoreCorrupt, Unsupported
+
+from .disk import Disk, write_all
+from .records import NAMED, SCHEMA
+from .upgrade import check_schema
+
+_HEADER = struct.Struct("<8sIIQ16sIIIIQQI")
+_HEADER_BYTES = 128
+_ROW = struct.Struct("<HHHHIIQI4x")
+_NUMBER = struct.Struct("<I")
+_MAGIC = b"podrtsn1"
+_VERSION = 1
+_PREFIX = "snap."
+_DIGITS = 20
+_CHUNK_BYTES = 1 << 20
+_NAMED = frozenset(int(table) for table in NAMED)
+
+
+class Entry(NamedTuple):
+    """A row to be written: `raw` is the encoded value."""
+
+    table: int
+    id: str
+    name: str
+    owner: str
+    raw: bytes | memoryview
+
+
+class SnapshotHeader(NamedTuple):
+    """What a snapshot says of itself; `previous` ties the segment that follows it to it."""
+
+    schema: int
+    seq: int
+    store_id: bytes
+    previous: int
+    row_count: int
+    name_count: int
+    owner_count: int
+    rows_at: int
+    file_bytes: int
+    index_crc: int
+
+    def encode(self) -> bytes:
+        """The 128 bytes."""
+        head = _HEADER.pack(_MAGIC, _VERSION, *self).ljust(_HEADER_BYTES - 4, b"\0")
+        return head + _NUMBER.pack(zlib.crc32(head))
+
+
+def snapshot_path(state_dir: str, seq: int) -> str:
+    """Where the snapshot of `seq` is."""
+    return f"{state_dir}/{_PREFIX}{seq:0{_DIGITS}d}"
+
+
+def list_snapshots(state_dir: str) -> list[int]:
+    """The sequences of all snapshot files, ascending."""
+    return sorted(
+        int(name[len(_PREFIX) :])
+        for name in os.listdir(state_dir)
+        if name.startswith(_PREFIX) and len(name) == len(_PREFIX) + _DIGITS and name[5:].isdigit()
+    )
+
+
+class Snapshot:
+    """A mapped snapshot. Its file may be removed while it is used."""
+
+    def __init__(self, path: str, header: SnapshotHeader, data: mmap.mmap) -> None:
+        self.path = path
+        self.header = header
+        self._data = data
+        self._names_at = header.rows_at + header.row_count * _ROW.size
+        self._owners_at = self._names_at + header.name_count * 4
+        self._pool_at = self._owners_at + header.owner_count * 4
+
+    @property
+    def seq(self) -> int:
+        """The sequence of the last transaction in it."""
+        return self.header.seq
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes."""
+        return self.header.file_bytes
+
+    def _row(self, row: int) -> tuple[int, int, int, int, int, int, int, int]:
+        return _ROW.unpack_from(self._data, self.header.rows_at + row * _ROW.size)
+
+    def _key(self, row: int) -> tuple[int, bytes]:
+        table, id_bytes, _, _, pool, *_ = self._row(row)
+        start = self._pool_at + pool
+        return table, self._data[start : start + id_bytes]
+
+    def _name(self, place: int) -> bytes:
+        row = self._number(self._names_at, place)
+        _, id_bytes, name_bytes, _, pool, *_ = self._row(row)
+        start = self._pool_at + pool + id_bytes
+        return self._data[start : start + name_bytes]
+
+    def _owner(self, place: int) -> bytes:
+        row = self._number(self._owners_at, place)
+        _, id_bytes, name_bytes, owner_bytes, pool, *_ = self._row(row)
+        start = self._pool_at + pool + id_bytes + name_bytes
+        return self._data[start : start + owner_bytes]
+
+    def _number(self, at: int, place: int) -> int:
+        number: int = _NUMBER.unpack_from(self._data, at + 4 * place)[0]
+        return number
+
+    def _placed(self, at: int, count: int, text: str, key: Callable[[int], bytes]) -> list[int]:
+        wanted = text.encode()
+        first = bisect_left(range(count), wanted, key=key)
+        last = bisect_right(range(count), wanted, lo=first, key=key)
+        return [self._number(at, place) for place in range(first, last)]
+
+    def find(self, table: int, key: str) -> int:
+        """The row of ID `key`, or -1."""
+        wanted = (table, key.encode())
+        rows = range(self.header.row_count)
+        row = bisect_left(rows, wanted, key=self._key)
+        return row if row < len(rows) and self._key(row) == wanted else -1
+
+    def find_name(self, name: str) -> list[int]:
+        """The rows that have `name` in the common space of names."""
+        return self._placed(self._names_at, self.header.name_count, name, self._name)
+
+    def owned(self, owner: str) -> list[int]:
+        """The rows that belong to `owner`."""
+        return self._placed(self._owners_at, self.header.owner_count, owner, self._owner)
+
+    def rows_of(self, table: int, prefix: str = "") -> range:
+        """The rows of a table, or those whose IDs begin with `prefix`."""
+        wanted = prefix.encode()
+        rows = range(self.header.row_count)
+        first = bisect_left(rows, (table, wanted), key=self._key)
+        last = bisect_left(rows, (table, wanted + b"\xff"), lo=first, key=self._key)
+        return range(first, last)
+
+    def entry(self, row: int) -> tuple[int, str, str, str]:
+        """(table, id, name, owner) of a row."""
+        table, id_bytes, name_bytes, owner_bytes, pool, *_ = self._row(row)
+        start = self._pool_at + pool
+        middle = start + id_bytes
+        end = middle + name_bytes
+        data = self._data
+        return (
+            table,
+            data[start:middle].decode(),
+            data[middle:end].decode(),
+            data[end : end + owner_bytes].decode(),
+        )
+
+    def value(self, row: int) -> bytes:
+        """A row's encoded value. Raises: StoreCorrupt."""
+        _, _, _, _, _, crc, start, count = self._row(row)
+        raw = self._data[start : start + count]
+        if zlib.crc32(raw) != crc:
+            raise StoreCorrupt(self.path, start, "a value's checksum does not fit")
+        return raw
+
+    def entries(self) -> Iterator[Entry]:
+        """Every row with its value, in order. Raises: StoreCorrupt."""
+        for row in range(self.header.row_count):
+            yield Entry(*self.entry(row), self.value(row))
+
+
+def open_snapshot(state_dir: str, seq: int) -> Snapshot:
+    """Map a snapshot and check its header and its index.
+
+    Raises: OSError, StoreCorrupt, Unsupported.
+    """
+    path = snapshot_path(state_dir, seq)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size < _HEADER_BYTES:
+            raise StoreCorrupt(path, size, "the header is cut short")
+        data = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    finally:
+        os.close(fd)
+    header = _check(path, data, size)
+    if header.seq != seq:
+        raise StoreCorrupt(path, 16, f"the header says it is of {header.seq}")
+    return Snapshot(path, header, data)
+
+
+def _check(path: str, data: mmap.mmap, size: int) -> SnapshotHeader:
+    head = data[: _HEADER_BYTES - 4]
+    if _NUMBER.unpack_from(data, _HEADER_BYTES - 4)[0] != zlib.crc32(head):
+        raise StoreCorrupt(path, 0, "the header's checksum does not fit")
+    magic, version, *fields = _HEADER.unpack_from(data, 0)
+    if magic != _MAGIC:
+        raise StoreCorrupt(path, 0, "this is no snapshot")
+    if version > _VERSION:
+        raise Unsupported(f"{path}: snapshot format {version}", "written by a newer podrt")
+    header = SnapshotHeader(*fields)
+    check_schema(header.schema, path)
+    if header.file_bytes != size or header.rows_at > size:
+        raise StoreCorrupt(path, size, f"it should hold {header.file_bytes} bytes")
+    view = memoryview(data)
+    try:
+        crc = crc32(view[header.rows_at :]) if header.rows_at < size else 0
+    finally:
+        view.release()
+    if crc != header.index_crc:
+        raise StoreCorrupt(path, header.rows_at, "the index's checksum does not fit")
+    return header
+
+
+class _Index:
+    """The index of a snapshot in the making."""
+
+    def __init__(self) -> None:
+        self.rows = bytearray()
+        self.pool = bytearray()
+        self.names: list[tuple[bytes, int]] = []
+        self.owners: list[tuple[bytes, int]] = []
+        self.count = 0
+
+    def add(self, entry: Entry, at: int) -> None:
+        key, name, owner = entry.id.encode(), entry.name.encode(), entry.owner.encode()
+        self.rows += _ROW.pack(
+            entry.table,
+            len(key),
+            len(name),
+            len(owner),
+            len(self.pool),
+            zlib.crc32(entry.raw),
+            at,
+            len(entry.raw),
+        )
+        self.pool += key + name + owner
+        if name and entry.table in _NAMED:
+            self.names.append((name, self.count))
+        if owner:
+            self.owners.append((owner, self.count))
+        self.count += 1
+
+    def encode(self) -> bytes:
+        self.names.sort()
+        self.owners.sort()
+        numbers = [row for _, row in self.names] + [row for _, row in self.owners]
+        return b"".join((self.rows, struct.pack(f"<{len(numbers)}I", *numbers), self.pool))
+
+
+def write_snapshot(
+    state_dir: str,
+    entries: Iterable[Entry],
+    disk: Disk,
+    *,
+    seq: int,
+    store_id: bytes,
+    previous: int,
+) -> None:
+    """Write `entries`, sorted by (table, id), as the snapshot of `seq`; durable on return.
+
+    Raises: OSError.
+    """
+    fresh = f"{state_dir}/new.snapshot.{os.getpid()}"
+    fd = disk.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        _write(disk, fd, entries, seq=seq, store_id=store_id, previous=previous)
+        disk.sync(fd)
+        disk.rename(fresh, snapshot_path(state_dir, seq))
+        disk.sync_dir(state_dir)
+    except BaseException:
+        disk.unlink(fresh)
+        raise
+    finally:
+        disk.close(fd)
+
+
+def _write(
+    disk: Disk, fd: int, entries: Iterable[Entry], *, seq: int, store_id: bytes, previous: int
+) -> None:
+    index = _Index()
+    chunk = bytearray()
+    at = _HEADER_BYTES
+    for entry in entries:
+        index.add(entry, at + len(chunk))
+        chunk += entry.raw
+        if len(chunk) >= _CHUNK_BYTES:
+            write_all(disk, fd, bytes(chunk), at)
+            at += len(chunk)
+            chunk.clear()
+    rows_at = at + len(chunk)
+    encoded = index.encode()
+    write_all(disk, fd, bytes(chunk) + encoded, at)
+    header = SnapshotHeader(
+        schema=SCHEMA,
+        seq=seq,
+        store_id=store_id,
+        previous=previous,
+        row_count=index.count,
+        name_count=len(index.names),
+        owner_count=len(index.owners),
+        rows_at=rows_at,
+        file_bytes=rows_at + len(encoded),
+        index_crc=zlib.crc32(encoded),
+    )
+    write_all(disk, fd, header.encode(), 0)

@@ -1,0 +1,357 @@
+"""The state in memory: what the snapshot holds, overlaid with what the log's tail says.
+
+Nothing is decoded before it is asked for, and nothing here grows with what is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+
+import msgspec
+
+from podrt.errors import AlreadyExists, Ambiguous, NotFound, StoreCorrupt
+from podrt.model.ids import is_id_prefix
+
+from .records import (
+    KINDS,
+    NAMED,
+    SCHEMA,
+    TABLES,
+    TYPES,
+    ContainerRecord,
+    Delete,
+    Op,
+    PodRecord,
+    Record,
+    Table,
+    index_of,
+)
+from .snapshot import Entry, Snapshot
+from .upgrade import raise_value
+
+R = TypeVar("R", bound=Record)
+
+WireOp = tuple[int, str, msgspec.Raw, str, str]
+"""An operation in a frame: table, key, value (nil: delete), name, owner."""
+
+_NIL = b"\xc0"
+_DECODERS = {table: msgspec.msgpack.Decoder(kind) for table, kind in TYPES.items()}
+_NAMED = frozenset(int(table) for table in NAMED)
+_encode = msgspec.msgpack.Encoder().encode
+_decode_ops = msgspec.msgpack.Decoder(list[WireOp]).decode
+
+
+class Row:
+    """A record, decoded (`value`) or not yet (`raw`), and how it is indexed."""
+
+    __slots__ = ("name", "owner", "raw", "value")
+
+    def __init__(
+        self, name: str, owner: str, raw: bytes | memoryview | None, value: Record | None
+    ) -> None:
+        self.name = name
+        self.owner = owner
+        self.raw = raw
+        self.value = value
+
+
+def encode_ops(ops: Sequence[Op]) -> bytes:
+    """The payload of the frame that carries `ops`."""
+    wire: list[tuple[int, str, Record | None, str, str]] = []
+    for op in ops:
+        if isinstance(op, Delete):
+            wire.append((TABLES[op.kind], op.id, None, "", ""))
+        else:
+            record = op.record
+            wire.append((TABLES[type(record)], record.id, record, *index_of(record)))
+    return _encode(wire)
+
+
+def decode_ops(payload: bytes, path: str = "", offset: int = 0) -> list[WireOp]:
+    """The operations of a frame. Raises: StoreCorrupt."""
+    try:
+        return _decode_ops(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreCorrupt(path, offset, f"a frame cannot be decoded: {error}") from error
+
+
+class Tables:
+    """All records as of one sequence. Only the store changes it; what it hands out is frozen."""
+
+    def __init__(self, base: Snapshot | None = None, path: str = "") -> None:
+        self._base = base
+        self._path = path
+        # None is a record that the snapshot has and the log's tail took out.
+        self._rows: dict[int, dict[str, Row | None]] = {table: {} for table in TYPES}
+        self._names: dict[str, str | None] = {}
+        self._owned: dict[str, dict[tuple[int, str], None]] = {}
+
+    def become(self, other: Tables) -> None:
+        """Hold what `other` holds, so that who keeps this object sees it."""
+        self._base = other._base
+        self._path = other._path
+        self._rows = other._rows
+        self._names = other._names
+        self._owned = other._owned
+
+    # -- looking ---------------------------------------------------------------------------
+
+    def get(self, kind: type[R], key: str) -> R | None:
+        """The record `id`, or None."""
+        table = TABLES[kind]
+        row = self._row(table, key)
+        return None if row is None else self._value(table, row)  # type: ignore[return-value]
+
+    def find(self, kind: type[R], text: str) -> R:
+        """The record that `text` means: an exact name, a full ID, or a unique ID prefix.
+
+        Raises: NotFound, Ambiguous.
+        """
+        table = TABLES[kind]
+        for key in (self.id_of_name(text), text):
+            found = None if key is None else self.get(kind, key)
+            if found is not None:
+                return found
+        matches = self.ids(kind, text) if is_id_prefix(text) else []
+        if not matches:
+            raise NotFound(KINDS[table], text)
+        if len(matches) > 1:
+            raise Ambiguous(KINDS[table], text, sorted(matches))
+        found = self.get(kind, matches[0])
+        assert found is not None
+        return found
+
+    def find_either(self, text: str) -> PodRecord | ContainerRecord:
+        """The pod or container that `text` means. Raises: NotFound, Ambiguous."""
+        found: list[PodRecord | ContainerRecord] = []
+        with suppress(NotFound):
+            found.append(self.find(ContainerRecord, text))
+        with suppress(NotFound):
+            found.append(self.find(PodRecord, text))
+        if not found:
+            raise NotFound("pod or container", text)
+        if len(found) > 1:
+            raise Ambiguous("pod or container", text, [record.id for record in found])
+        return found[0]
+
+    def ids(self, kind: type[Record], prefix: str = "") -> list[str]:
+        """The IDs of a table, or those that begin with `prefix`; no value is decoded."""
+        table = TABLES[kind]
+        rows = self._rows[table]
+        ids = [key for key, row in rows.items() if row is not None and key.startswith(prefix)]
+        if self._base is not None:
+            base = self._base
+            below = (base.entry(number)[1] for number in base.rows_of(table, prefix))
+            ids += [key for key in below if key not in rows]
+        return ids
+
+    def all(self, kind: type[R]) -> Iterator[R]:
+        """Every record of a table, in no particular order."""
+        for key in self.ids(kind):
+            found = self.get(kind, key)
+            assert found is not None
+            yield found
+
+    def count(self, kind: type[Record]) -> int:
+        """How many records a table holds."""
+        return len(self.ids(kind))
+
+    def members(self, pod_id: str) -> list[ContainerRecord]:
+        """The containers of a pod, oldest first."""
+        found = []
+        for key in self._owned_ids(Table.CONTAINER, pod_id):
+            record = self.get(ContainerRecord, key)
+            if record is not None and record.pod_id == pod_id:
+                found.append(record)
+        found.sort(key=lambda record: (record.created_at_ns, record.id))
+        return found
+
+    def id_of_name(self, name: str) -> str | None:
+        """Whose a name is, among pods, containers and intents together; None when it is free."""
+        if not name:
+            return None
+        if name in self._names:
+            return self._names[name]
+        if self._base is None:
+            return None
+        for number in self._base.find_name(name):
+            table, key, _, _ = self._base.entry(number)
+            row = self._row(table, key)
+            if row is not None and row.name == name:
+                return key
+        return None
+
+    def entries(self) -> Iterator[Entry]:
+        """Every record encoded, sorted as a snapshot wants it."""
+        for table in sorted(TYPES):
+            below = self._below(table)
+            for key, row in self._rows[table].items():
+                if row is None:
+                    continue
+                raw = _encode(row.value) if row.raw is None else row.raw
+                below.append(Entry(table, key, row.name, row.owner, raw))
+            below.sort(key=lambda entry: entry.id.encode())
+            yield from below
+
+    def _below(self, table: int) -> list[Entry]:
+        if self._base is None:
+            return []
+        base, rows = self._base, self._rows[table]
+        found = []
+        for number in base.rows_of(table):
+            _, key, name, owner = base.entry(number)
+            if key not in rows:
+                raw = raise_value(table, base.value(number), base.header.schema)
+                found.append(Entry(table, key, name, owner, raw))
+        return found
+
+    def _row(self, table: int, key: str) -> Row | None:
+        rows = self._rows[table]
+        if key in rows:
+            return rows[key]
+        if self._base is None:
+            return None
+        number = self._base.find(table, key)
+        if number < 0:
+            return None
+        _, _, name, owner = self._base.entry(number)
+        raw = raise_value(table, self._base.value(number), self._base.header.schema)
+        # From here on it lives above the snapshot, so it has to be found there by its owner.
+        row = rows[key] = Row(name, owner, raw, None)
+        if owner:
+            self._owned.setdefault(owner, {})[table, key] = None
+        return row
+
+    def _value(self, table: int, row: Row) -> Record:
+        if row.value is None:
+            assert row.raw is not None
+            try:
+                row.value = _DECODERS[table].decode(row.raw)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                path = self._base.path if self._base is not None else self._path
+                raise StoreCorrupt(path, 0, f"a {KINDS[table]} is unreadable: {error}") from error
+            row.raw = None
+        return row.value
+
+    def _owned_ids(self, table: int, owner: str) -> list[str]:
+        ids = [key for number, key in self._owned.get(owner, ()) if number == table]
+        if self._base is not None:
+            rows = self._rows[table]
+            for number in self._base.owned(owner):
+                found, key, _, _ = self._base.entry(number)
+                if found == table and key not in rows:
+                    ids.append(key)
+        return ids
+
+    # -- changing --------------------------------------------------------------------------
+
+    def check(self, ops: Iterable[Op]) -> None:
+        """Refuse a name or an ID that is taken, before anything is written.
+
+        Raises: AlreadyExists.
+        """
+        taken: dict[str, str | None] = {}
+        gone: set[tuple[int, str]] = set()
+        for op in ops:
+            if isinstance(op, Delete):
+                self._check_delete(op, taken, gone)
+                continue
+            table = TABLES[type(op.record)]
+            if table not in _NAMED:
+                continue
+            key = op.record.id
+            name = index_of(op.record)[0]
+            owner = taken[name] if name in taken else self.id_of_name(name)
+            if owner is not None and owner != key:
+                raise AlreadyExists(KINDS[table], name, owner)
+            self._check_id(table, key, gone)
+            old = self._row(table, key)
+            if old is not None and old.name != name:
+                taken.setdefault(old.name, None)
+            if name:
+                taken[name] = key
+            gone.discard((table, key))
+
+    def _check_delete(
+        self, op: Delete, taken: dict[str, str | None], gone: set[tuple[int, str]]
+    ) -> None:
+        table = TABLES[op.kind]
+        row = self._row(table, op.id) if table in _NAMED else None
+        gone.add((table, op.id))
+        if row is not None and not self._other_holder(table, op.id, row.name, gone):
+            taken[row.name] = None
+
+    def _check_id(self, table: int, key: str, gone: set[tuple[int, str]]) -> None:
+        other = {Table.POD: Table.CONTAINER, Table.CONTAINER: Table.POD}.get(Table(table))
+        if other is None or self._row(table, key) is not None:
+            return
+        if (other, key) not in gone and self._row(other, key) is not None:
+            raise AlreadyExists(KINDS[table], key, key)
+
+    def _other_holder(
+        self,
+        table: int,
+        key: str,
+        name: str,
+        gone: Iterable[tuple[int, str]] = (),
+    ) -> bool:
+        for other in NAMED:
+            if other != table and (int(other), key) not in gone:
+                row = self._row(other, key)
+                if row is not None and row.name == name:
+                    return True
+        return False
+
+    def apply(self, ops: Iterable[Op]) -> None:
+        """Take over the operations of a transaction of our own."""
+        for op in ops:
+            if isinstance(op, Delete):
+                self._set(TABLES[op.kind], op.id, None)
+            else:
+                record = op.record
+                row = Row(*index_of(record), None, record)
+                self._set(TABLES[type(record)], record.id, row)
+
+    def apply_wire(self, ops: Iterable[WireOp], schema: int = SCHEMA) -> None:
+        """Take over the operations of a transaction that was read. Raises: StoreCorrupt."""
+        for table, key, value, name, owner in ops:
+            if table not in TYPES:
+                raise StoreCorrupt(self._path, 0, f"a frame names table {table}")
+            raw = memoryview(value)
+            if raw == _NIL:
+                self._set(table, key, None)
+            elif schema == SCHEMA:
+                self._set(table, key, Row(name, owner, raw, None))
+            else:
+                self._set(table, key, Row(name, owner, raise_value(table, raw, schema), None))
+
+    def _set(self, table: int, key: str, row: Row | None) -> None:
+        old = self._row(table, key)
+        rows = self._rows[table]
+        if row is None and self._base is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = row
+        if old is not None and row is not None and old.name == row.name and old.owner == row.owner:
+            return
+        if old is not None:
+            self._unindex(table, key, old)
+        if row is None:
+            return
+        if row.name and table in _NAMED:
+            self._names[row.name] = key
+        if row.owner:
+            self._owned.setdefault(row.owner, {})[table, key] = None
+
+    def _unindex(self, table: int, key: str, old: Row) -> None:
+        if old.name and table in _NAMED and not self._other_holder(table, key, old.name):
+            if self._base is None:
+                self._names.pop(old.name, None)
+            else:
+                self._names[old.name] = None
+        if old.owner and (owned := self._owned.get(old.owner)) is not None:
+            owned.pop((table, key), None)
+            if not owned:
+                del self._owned[old.owner]

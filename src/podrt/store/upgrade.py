@@ -1,0 +1,49 @@
+"""Reading records that an older podrt wrote: one step per schema number, applied in order.
+
+A step gets (table number, the value as plain dicts and lists) and gives the value of the next
+schema. A state written by a newer podrt is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from podrt.errors import Unsupported
+
+from .records import SCHEMA
+
+Step = Callable[[int, Any], Any]
+
+STEPS: Mapping[int, Step] = {}
+"""`STEPS[n]` takes a value from schema n to n + 1."""
+
+
+def check_schema(schema: int, path: str, newest: int = SCHEMA) -> None:
+    """Refuse what this podrt cannot read. Raises: Unsupported."""
+    if schema > newest:
+        raise Unsupported(
+            f"{path}: state schema {schema}",
+            f"it was written by a newer podrt; this one reads up to {newest}",
+        )
+
+
+def raise_value(
+    table: int,
+    raw: bytes | memoryview,
+    schema: int,
+    *,
+    newest: int = SCHEMA,
+    steps: Mapping[int, Step] = STEPS,
+) -> bytes:
+    """The encoded value `raw` of `schema`, as the newest schema has it."""
+    if schema == newest:
+        return bytes(raw)
+    value = msgspec.msgpack.decode(raw)
+    for number in range(schema, newest):
+        step = steps.get(number)
+        if step is not None:
+            value = step(table, value)
+    return msgspec.msgpack.encode(value)

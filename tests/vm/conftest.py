@@ -1,0 +1,231 @@
+"""Runs the tests below ``guest/`` inside a virtual machine and reports them as if they ran here.
+
+The development hosts have hybrid cgroups; most users' hosts have cgroup v2 alone. So one guest is
+booted (Debian's stock kernel under QEMU, over this very file system, read-only), the collected
+guest tests run in it with this same interpreter, and every report comes back, traceback and all,
+through a shared directory. Without QEMU, virtme-ng or the kernel the tests skip and say which.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parent.parent
+GUEST_TESTS = HERE / "guest"
+IN_GUEST = "PODRT_VM_REPORTS" in os.environ
+
+# Under software emulation a boot takes 10-40 s and a test seconds; a hang must still end.
+GUEST_LIMIT_S = 900
+POLL_S = 0.1
+CONSOLE_TAIL_BYTES = 4000
+
+
+def kernel_image() -> Path | None:
+    """The kernel to boot: $PODRT_VM_KERNEL, or the one that tests/vm/prepare unpacked."""
+    named = os.environ.get("PODRT_VM_KERNEL")
+    if named:
+        return Path(named)
+    cache = Path(os.environ.get("PODRT_VM_CACHE", PROJECT / ".work" / "vm"))
+    images = sorted(cache.glob("root/boot/vmlinuz-*"))
+    return images[-1] if images and (cache / "ready").exists() else None
+
+
+def vng_program() -> str | None:
+    """virtme-ng's program, from this interpreter's environment first."""
+    beside = Path(sys.executable).parent / "vng"
+    return str(beside) if beside.exists() else shutil.which("vng")
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why no guest can be booted here, or None. Only continuous integration fetches a kernel."""
+    if os.geteuid() != 0:
+        return "needs root (the guest's root is this file system)"
+    if not shutil.which("qemu-system-x86_64"):
+        return "needs QEMU (Debian: qemu-system-x86)"
+    if not vng_program():
+        return "needs virtme-ng (pip install virtme-ng)"
+    if not shutil.which("modprobe"):
+        return "needs modprobe (Debian: kmod)"
+    if kernel_image() is None and os.environ.get("CI"):
+        subprocess.run([HERE / "prepare"], stdin=subprocess.DEVNULL, check=False)
+    return None if kernel_image() else "needs a kernel to boot: run tests/vm/prepare"
+
+
+class Machine:
+    """One booted guest that runs the given tests, seen through the files it writes."""
+
+    def __init__(self, items: list[pytest.Item]) -> None:
+        self.shared = Path(tempfile.mkdtemp(prefix="podrt-vm-"))
+        self.reports: dict[str, list[Any]] = {}
+        self.ended: set[str] = set()
+        self._read = 0
+        self._deadline = time.monotonic() + GUEST_LIMIT_S
+        self._config = items[0].config
+        (self.shared / "reports").touch()
+        (self.shared / "args").write_text("".join(f"{item.nodeid}\n" for item in items))
+        (self.shared / "start").write_text(self._script())
+        self._console = (self.shared / "console").open("wb")
+        self._process = subprocess.Popen(
+            self._command(),
+            stdin=subprocess.DEVNULL,
+            stdout=self._console,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )
+
+    def _command(self) -> list[str]:
+        kernel, vng = kernel_image(), vng_program()
+        assert kernel is not None and vng is not None
+        machine = [vng, "--disable-kvm", "--force-9p", "--run", str(kernel.resolve())]
+        size = ["--cpus", "2", "--memory", "2G", f"--rwdir={self.shared}"]
+        return [*machine, *size, "--", f"sh {shlex.quote(str(self.shared / 'start'))}"]
+
+    def _script(self) -> str:
+        """What the guest runs: everything that is written goes to a tmpfs or the shared dir."""
+        shared, project = shlex.quote(str(self.shared)), shlex.quote(str(PROJECT))
+        sources = shlex.quote(os.environ.get("PYTHONPATH", ""))
+        return f"""
+mkdir -p /run/podrt-vm
+mount -t tmpfs -o mode=0755 tmpfs /run/podrt-vm
+export TMPDIR=/run/podrt-vm HOME=/run/podrt-vm PODRT_VM_REPORTS={shared}/reports
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={sources} PYTHONUNBUFFERED=1
+export PATH={shlex.quote(str(Path(sys.executable).parent))}:/usr/local/sbin:/usr/sbin:/sbin:$PATH
+cd {project} || exit 1
+timeout {GUEST_LIMIT_S - 60} {shlex.quote(sys.executable)} -m pytest -q -p no:cacheprovider \\
+    --basetemp=/run/podrt-vm/tests @{shared}/args
+"""
+
+    def outcome(self, nodeid: str) -> list[Any]:
+        """The reports of one test, waited for while the guest lives."""
+        while nodeid not in self.ended:
+            alive = self._process.poll() is None
+            self._take_reports()
+            if nodeid in self.ended or not alive:
+                break
+            if time.monotonic() > self._deadline:
+                self.close()
+                break
+            time.sleep(POLL_S)
+        return self.reports.get(nodeid, []) if nodeid in self.ended else []
+
+    def _take_reports(self) -> None:
+        with (self.shared / "reports").open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            self._take(json.loads(line))
+
+    def _take(self, data: dict[str, Any]) -> None:
+        report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+        if isinstance(report.longrepr, list):  # JSON has no tuples; a skip's place must be one
+            report.longrepr = tuple(report.longrepr)
+        self.reports.setdefault(report.nodeid, []).append(report)
+        if getattr(report, "when", "teardown") == "teardown":
+            self.ended.add(report.nodeid)
+
+    def console(self) -> str:
+        """The end of what the guest printed: the only witness when it died."""
+        data = (self.shared / "console").read_bytes()[-CONSOLE_TAIL_BYTES:]
+        return data.decode(errors="replace")
+
+    def close(self) -> None:
+        """End the guest, with its whole process group, and remove what it shared."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._console.close()
+
+
+MACHINE: pytest.StashKey[Machine] = pytest.StashKey()
+
+
+def is_guest_test(item: pytest.Item) -> bool:
+    """Whether the item belongs into the guest."""
+    return GUEST_TESTS in item.path.parents
+
+
+class Messenger:
+    """Hands each report of a guest's test to the host, one JSON line each."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Append the report, whole lines only: the host reads while this is written."""
+        hook = self._config.hook
+        data = hook.pytest_report_to_serializable(config=self._config, report=report)
+        with open(os.environ["PODRT_VM_REPORTS"], "a", encoding="utf-8") as file:
+            file.write(json.dumps(data) + "\n")
+
+
+if IN_GUEST:
+
+    def pytest_configure(config: pytest.Config) -> None:
+        """Inside the guest tests run as everywhere, and the host is told."""
+        config.pluginmanager.register(Messenger(config))
+
+else:
+
+    def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+        """Skip the guest's tests with the reason when no guest can be booted."""
+        reason = missing()
+        for item in items:
+            if reason and is_guest_test(item):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+        """Report a guest's test from what the guest said, booting it at the first one."""
+        if not is_guest_test(item) or missing():
+            return None
+        machine = _machine(item.session)
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in machine.outcome(item.nodeid) or [_died(item, machine)]:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def pytest_unconfigure(config: pytest.Config) -> None:
+        """Leave no guest behind, whatever happened."""
+        machine = config.stash.get(MACHINE, None)
+        if machine is not None:
+            machine.close()
+            shutil.rmtree(machine.shared, ignore_errors=True)
+
+
+def _machine(session: pytest.Session) -> Machine:
+    if MACHINE not in session.config.stash:
+        items = [item for item in session.items if is_guest_test(item)]
+        session.config.stash[MACHINE] = Machine(items)
+    return session.config.stash[MACHINE]
+
+
+def _died(item: pytest.Item, machine: Machine) -> pytest.TestReport:
+    """The report of a test that the guest never reported."""
+    words = f"the guest said nothing about this test; its console ends:\n{machine.console()}"
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords={},
+        outcome="failed",
+        longrepr=words,
+        when="call",
+    )
