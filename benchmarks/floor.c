@@ -102,7 +102,7 @@ static void mount_dev(const struct floor *floor, int pod, int channel)
     static const char *const links[][2] = {
         {"/proc/self/fd", "dev/fd"},       {"/proc/self/fd/0", "dev/stdin"},
         {"/proc/self/fd/1", "dev/stdout"}, {"/proc/self/fd/2", "dev/stderr"},
-        {"pts/ptmx", "dev/ptmx"},
+        {"/proc/kcore", "dev/core"},       {"pts/ptmx", "dev/ptmx"},
     };
     const unsigned long quiet = MS_NOSUID | MS_NOEXEC;
     char shm[OPTION_BYTES];
@@ -145,15 +145,20 @@ static void hide_paths(int channel)
         "proc/asound", "proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger",
     };
     const unsigned long proc_flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    const char *blank = NULL;
     struct stat info;
 
     for (size_t i = 0; i < sizeof masks / sizeof *masks; i++) {
         if (stat(masks[i], &info) < 0)
             continue;
-        if (S_ISDIR(info.st_mode))
-            TRY(masks[i], mount("tmpfs", masks[i], "tmpfs", MS_RDONLY | proc_flags, "size=0k"));
-        else
-            TRY(masks[i], mount("dev/null", masks[i], NULL, MS_BIND, NULL));
+        if (!S_ISDIR(info.st_mode)) {
+            TRY(masks[i], mount("/dev/null", masks[i], NULL, MS_BIND, NULL));
+        } else if (blank) {
+            TRY(masks[i], mount(blank, masks[i], NULL, MS_BIND, NULL));
+        } else {
+            blank = masks[i]; /* one empty directory serves every masked one */
+            TRY(blank, mount("tmpfs", blank, "tmpfs", MS_RDONLY | proc_flags, "nr_inodes=1"));
+        }
     }
     for (size_t i = 0; i < sizeof read_only / sizeof *read_only; i++) {
         if (mount(read_only[i], read_only[i], NULL, MS_BIND | MS_REC, NULL) < 0 && errno == ENOENT)

@@ -17,10 +17,20 @@ behind damage needs no payload, and so that a head whose payload is lost can sti
 """
 
 cimport cython
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t length)
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_SHARED
+    void *MAP_FAILED
 
 cdef extern from *:
     """
@@ -259,6 +269,40 @@ def search(const uint8_t[::1] data not None, *, uint32_t salt):
             if at > count:
                 break
     return seq, durable
+
+
+@cython.final
+cdef class Mapping:
+    """A shared mapping of the first `size` bytes of a file, as a buffer.
+
+    Unlike the standard library's it keeps no descriptor. Raises: OSError.
+    """
+
+    cdef void *address
+    cdef Py_ssize_t size
+    cdef bint is_writable
+
+    def __cinit__(self, int fd, Py_ssize_t size, *, bint writable=False):
+        cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
+        self.address = NULL
+        if size <= 0:
+            raise ValueError("a mapping needs a size")
+        self.address = mmap(NULL, <size_t>size, protection, MAP_SHARED, fd, 0)
+        if self.address == MAP_FAILED:
+            self.address = NULL
+            PyErr_SetFromErrno(OSError)
+        self.size = size
+        self.is_writable = writable
+
+    def __dealloc__(self):
+        if self.address != NULL:
+            munmap(self.address, <size_t>self.size)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.address, self.size, not self.is_writable, flags)
 
 
 @cython.final

@@ -87,7 +87,7 @@ def _is_of_this_boot(path: str, fd: int) -> bool:
     if magic != MAGIC:
         raise StoreCorrupt(path, 0, "not a lock table")
     if _CHECKSUM.unpack_from(data, _HEAD.size)[0] != zlib.crc32(data[: _HEAD.size]):
-        raise StoreCorrupt(path, _HEAD.size, "the header does not match its checksum")
+        raise StoreCorrupt(path, len(MAGIC), "the header does not match its checksum")
     if version != VERSION:
         raise StoreCorrupt(path, 8, f"version {version}, this podrt knows {VERSION}")
     if tuple(sizes) != SIZES:

@@ -184,6 +184,7 @@ struct container {
 	struct waiter *waiters;
 	char *memory_dir;
 	int64_t kill_at_ms; /* 0: none */
+	bool is_listed; /* among those that are stopping */
 	bool is_removing;
 	uint64_t oom_kills; /* of its cgroup, as last seen */
 	bool by_user;

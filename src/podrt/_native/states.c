@@ -165,13 +165,13 @@ static void set_deadline(struct monitor *m, struct container *c, uint64_t grace_
 {
 	int64_t at_ms = now_ms() + (int64_t)(grace_ms > INT32_MAX ? INT32_MAX : grace_ms);
 
-	if (c->kill_at_ms == 0) {
+	if (!c->is_listed) {
 		c->next_stopping = m->stopping;
 		m->stopping = c;
-	} else if (c->kill_at_ms <= at_ms) {
-		return;
+		c->is_listed = true;
 	}
-	c->kill_at_ms = at_ms;
+	if (c->kill_at_ms == 0 || at_ms < c->kill_at_ms)
+		c->kill_at_ms = at_ms;
 }
 
 static int on_stop(struct monitor *m, struct container *c, const void *data)
@@ -248,7 +248,7 @@ static int on_gone_early(struct monitor *m, struct container *c, const void *dat
 	return 0;
 }
 
-static void unlist(struct monitor *m, const struct container *c)
+static void unlist(struct monitor *m, struct container *c)
 {
 	struct container **at = &m->stopping;
 
@@ -256,6 +256,7 @@ static void unlist(struct monitor *m, const struct container *c)
 		at = &(*at)->next_stopping;
 	if (*at)
 		*at = c->next_stopping;
+	c->is_listed = false;
 }
 
 static int on_forget(struct monitor *m, struct container *c, const void *data)
@@ -288,6 +289,7 @@ void kill_overdue(struct monitor *m)
 			continue;
 		}
 		*at = c->next_stopping;
+		c->is_listed = false;
 		if (c->kill_at_ms != 0)
 			kill_now(c);
 	}

@@ -22,7 +22,7 @@ from podrt.linux import mounts
 
 from . import wire
 from .liveness import try_lock
-from .plan import stage_name
+from .plan_ops import stage_name
 from .wire import Kind, Message
 
 # Descriptors the monitor expects (monitor.c), and a number above them all to move ours to, so

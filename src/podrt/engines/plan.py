@@ -143,7 +143,8 @@ def _hierarchy(target: str, options: Sequence[str]) -> Hierarchy:
     wanted = tuple(
         option
         for option in options
-        if option not in _NO_CONTROLLERS and (option.startswith("name=") or "=" not in option)
+        if option not in _NO_CONTROLLERS
+        and (option.startswith("name=") or "=" not in option)
         and option not in ("xattr", "clone_children", "noprefix", "cpuset_v2_mode", "favordynmods")
     )
     if any(option.startswith("name=") for option in wanted):

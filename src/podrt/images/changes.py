@@ -7,19 +7,17 @@ shell, `CMD ["/bin/x", "y"]` as it stands).
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from podrt.errors import InvalidConfig
+from podrt.linux import signals
 from podrt.model.image import ImageDefaults
 
 _FIELD = "--change"
 _CHANGE = re.compile(r"\s*([A-Za-z]+)(?:\s*=\s*|\s+)(.*)", re.DOTALL)
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
-_REALTIME = re.compile(r"RTM(?:IN(?:\+\d{1,2})?|AX(?:-\d{1,2})?)")
-_MAX_SIGNAL = 64
 _SHELL = ("/bin/sh", "-c")
 
 
@@ -130,12 +128,7 @@ def _take_expose(draft: _Draft, value: str, change: str) -> None:
 
 
 def _take_stop_signal(draft: _Draft, value: str, change: str) -> None:
-    name = value.upper().removeprefix("SIG")
-    is_number = name.isascii() and name.isdigit() and 0 < int(name[:3]) <= _MAX_SIGNAL
-    is_named = f"SIG{name}" in signal.Signals.__members__ or _REALTIME.fullmatch(name)
-    if not is_number and not is_named:
-        raise _bad(change, "STOPSIGNAL is not a signal")
-    draft.stop_signal = name if is_number else f"SIG{name}"
+    draft.stop_signal = signals.name(signals.number(value, f"{_FIELD} {change[:200]!r}"))
 
 
 def _take_volume(draft: _Draft, value: str, change: str) -> None:

@@ -247,6 +247,8 @@ _UNSUPPORTED = {
         "windowsOptions"
     ),
     "security": "appArmorProfile seLinuxOptions windowsOptions",
+    "resources": "claims",
+    "limits": "ephemeral-storage hugepages-1Gi hugepages-2Mi",
     "env": "valueFrom",
     "port": "hostIP hostPort",
     "mount": "mountPropagation recursiveReadOnly subPath subPathExpr",
@@ -278,12 +280,19 @@ _BELOW = {
         "env": "env",
         "ports": "port",
         "volumeMounts": "mount",
+        "resources": "resources",
         "securityContext": "security",
     },
+    "resources": {"limits": "limits", "requests": "limits"},
 }
 _PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+
+
+def below(place: str, key: str) -> str:
+    """The place of the field `key` of the object at `place` ("shop.yaml:", "shop.yaml: spec")."""
+    return f"{place} {key}" if place.endswith(":") else f"{place}.{key}"
 
 
 def prune(value: Any, place: str, level: str = "spec") -> Any:
@@ -296,19 +305,19 @@ def prune(value: Any, place: str, level: str = "spec") -> Any:
         return value
     kept = {}
     for key, item in value.items():
-        path = f"{place}.{key}"
+        path = below(place, key)
         if key in IGNORED.get(level, ()):
             continue
         if key in UNSUPPORTED.get(level, ()):
             if item:
                 raise Unsupported(path, _REASONS.get(key, ""))
             continue
-        below = _BELOW.get(level, {}).get(key)
-        kept[key] = item if below is None else _prune_below(item, path, below)
+        next_level = _BELOW.get(level, {}).get(key)
+        kept[key] = item if next_level is None else _prune_items(item, path, next_level)
     return kept
 
 
-def _prune_below(value: Any, path: str, level: str) -> Any:
+def _prune_items(value: Any, path: str, level: str) -> Any:
     if isinstance(value, list):
         return [prune(item, f"{path}[{at}]", level) for at, item in enumerate(value)]
     return prune(value, path, level)
@@ -326,10 +335,12 @@ def _worded(text: str, place: str) -> InvalidConfig:
     at = _PLACE.search(text)
     if at is not None:
         text = text[: at.start()]
-        place += at.group(1)
+        inner = at.group(1).lstrip(".")
+        place = below(place, inner) if inner else place
     unknown, missing = _UNKNOWN.fullmatch(text), _MISSING.fullmatch(text)
     if unknown is not None:
-        return InvalidConfig(f"{place}.{unknown.group(1)}", "unknown field")
+        return InvalidConfig(below(place, unknown.group(1)), "unknown field")
     if missing is not None:
-        return InvalidConfig(f"{place}.{missing.group(1)}", "is missing")
-    return InvalidConfig(place, " ".join(text.replace("`", "").split()).lower())
+        return InvalidConfig(below(place, missing.group(1)), "is missing")
+    reason = " ".join(text.replace("`", "").split())
+    return InvalidConfig(place.removesuffix(":"), reason[:1].lower() + reason[1:])

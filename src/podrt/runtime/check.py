@@ -6,6 +6,7 @@ without their parts. Source: semantics.md section 9.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -90,14 +91,16 @@ class _Checker:
     def _half_removed(self) -> Iterator[Problem]:
         for pod in self._pods.values():
             if pod.removing:
-                yield _finding("pod", pod.config.name, "its removal was never finished"), (
-                    lambda pod=pod: remove_pod(self._ctx, pod.id, force=True)
+                yield (
+                    _finding("pod", pod.config.name, "its removal was never finished"),
+                    functools.partial(remove_pod, self._ctx, pod.id, force=True),
                 )
         for record in self._containers.values():
             if record.removing and not self._pod_is_removing(record):
-                yield _finding(
-                    "container", record.config.name, "its removal was never finished"
-                ), (lambda record=record: remove_container_verb(self._ctx, record.id, force=True))
+                yield (
+                    _finding("container", record.config.name, "its removal was never finished"),
+                    functools.partial(remove_container_verb, self._ctx, record.id, force=True),
+                )
 
     def _pod_is_removing(self, record: ContainerRecord) -> bool:
         pod = self._pods.get(record.pod_id)
@@ -106,8 +109,9 @@ class _Checker:
     def _strays(self, directory: str, kind: str) -> Iterator[Problem]:
         for name in _listdir(directory):
             if is_full_id(name) and name not in self._known:
-                yield _finding(kind, f"{directory}/{name}", "nothing owns it"), _removal(
-                    f"{directory}/{name}"
+                yield (
+                    _finding(kind, f"{directory}/{name}", "nothing owns it"),
+                    _removal(f"{directory}/{name}"),
                 )
 
     def _stray_journals(self) -> Iterator[Problem]:
@@ -156,7 +160,7 @@ class _Checker:
     def _stray_locks(self) -> Iterator[Problem]:
         locks = self._ctx.locks
         for entry in locks.table.entries():
-            index, owner = entry.index, entry.owner_id.hex()
+            index, owner = entry[0], entry.owner_id.hex()
             if owner not in self._known:
 
                 async def mend(index: int = index, owner: str = owner) -> None:

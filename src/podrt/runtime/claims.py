@@ -7,12 +7,14 @@ owner's claim is void. Source: architecture.md decision 13.
 
 from __future__ import annotations
 
+import contextlib
 import enum
+from collections.abc import AsyncIterator
 
 import trio
 
-from podrt.errors import Busy, Removed
 from podrt._fast.locktable import ClaimInfo
+from podrt.errors import Busy, Removed
 from podrt.locks import Reaction
 from podrt.store.records import ContainerRecord, PodRecord
 

@@ -65,9 +65,7 @@ class Container:
     async def remove(self, *, force: bool = False, timeout_s: int | None = None) -> None:
         """Remove it. Raises: InvalidState while it runs, InUse naming its dependents."""
         self.record()
-        await teardown.remove_container_verb(
-            self._ctx, self.id, force=force, timeout_s=timeout_s
-        )
+        await teardown.remove_container_verb(self._ctx, self.id, force=force, timeout_s=timeout_s)
 
     async def wait(self) -> int:
         """Wait until it does not run; its exit code (255 when nobody saw it)."""

@@ -8,8 +8,10 @@ import trio
 
 from podrt.cgroups.base import CgroupManager
 from podrt.config import Settings
+from podrt.engines.plan import cgroup_view
 from podrt.errors import RuntimeClosed
 from podrt.layout import Layout
+from podrt.linux.mounts import read_mounts
 from podrt.locks import Locks
 from podrt.store.commit import wait_durable
 from podrt.store.records import ContainerRecord, Op, PodRecord
@@ -38,6 +40,7 @@ class Context:
         self.locks = locks
         self.cgroups = cgroups
         self.boot_id = boot_id
+        self.cgroup_view = cgroup_view(read_mounts())
         self.view = View(self.layout, store, boot_id, settings.namespace)
         self.limiter = trio.CapacityLimiter(DEFAULT_LIMIT)
         self.is_closed = False

@@ -17,8 +17,8 @@ from podrt.cgroups import policy
 from podrt.errors import AlreadyExists, InvalidConfig, InvalidState, NotFound, PodrtError
 from podrt.linux import process, trees
 from podrt.model.container import ContainerConfig, Dependency
-from podrt.model.image import Image
 from podrt.model.ids import check_name, generate_name, generate_unique_name, new_id
+from podrt.model.image import Image
 from podrt.model.pod import PodConfig
 from podrt.store.records import (
     ContainerRecord,
@@ -185,9 +185,7 @@ class _Creation:
     def _resolve_requires(self) -> None:
         """Turn names into IDs, refuse what is not in the pod, refuse cycles."""
         existing = [] if self._pod is None else self._ctx.view.members(self._pod.id)
-        by_name = {
-            member.config.name: member.id for member in (*existing, *self.containers)
-        }
+        by_name = {member.config.name: member.id for member in (*existing, *self.containers)}
         by_name.pop("", None)
         ids = {member.id for member in (*existing, *self.containers)}
         self.containers = [self._with_requires(member, by_name, ids) for member in self.containers]

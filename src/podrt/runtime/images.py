@@ -115,5 +115,3 @@ def sweep_images(ctx: Context) -> None:
             return [record.image for record in store.tables.all(ImageRecord)]
 
     sweep(ctx.layout.images_dir, known)
-
-

@@ -44,9 +44,7 @@ class Pod:
 
     def containers(self) -> list[Container]:
         """The pod's containers in creation order, infra included."""
-        return [
-            Container(self._ctx, member.id, member.config.name) for member in self._members()
-        ]
+        return [Container(self._ctx, member.id, member.config.name) for member in self._members()]
 
     def has_container(self, container_id: str) -> bool:
         """Whether the container with that full ID is in the pod."""

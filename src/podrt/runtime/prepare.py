@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 
 import msgspec
 
-from podrt.engines import native
+from podrt.engines.plan import Held, OverlayRoot, compile_plan
 from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
 from podrt.images.rootfs import prepare_rootfs
-from podrt.linux import signals
+from podrt.linux import files, signals
 from podrt.model.container import ContainerConfig, NamespaceMode
 from podrt.model.image import Image, ImageDefaults
-from podrt.model.runtimespec import DeviceRule
+from podrt.model.runtimespec import DeviceRule, Spec
 from podrt.net import hosts
-from podrt.spec import accounts, devices
-from podrt.spec.build import Place, build_spec
+from podrt.spec import accounts, devices, seccomp
+from podrt.spec.build import Place, build_spec, this_host
 from podrt.spec.mounts import SharedFiles
 from podrt.store.records import ContainerRecord, PodRecord
 
@@ -43,9 +44,7 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
     if config.stdin_open:
         raise Unsupported("--interactive", "attaching to a container is not built yet")
     if pod is not None and pod.cgroup_path and config.cgroup_parent:
-        raise InvalidConfig(
-            "--cgroup-parent", "a container of a pod lives in the pod's cgroup"
-        )
+        raise InvalidConfig("--cgroup-parent", "a container of a pod lives in the pod's cgroup")
     if config.init is not None and pod is None:
         raise InvalidConfig("--init-ctr", "must be used with a pod")
     if config.requires and pod is None:
@@ -83,23 +82,36 @@ def prepare_container(
     """
     directory = ctx.layout.container(record.id)
     rootfs = prepare_rootfs(ctx.layout.images_dir, image, directory)
+    place = _place(ctx, pod, record)
     spec = build_spec(
         record.config,
-        _place(ctx, pod, record),
+        place,
         image=image.defaults,
         known=accounts.read_accounts(rootfs.lower),
         volumes={},
     )
-    plan = native.compile_container(
+    plan = compile_plan(
         spec,
-        native.Rootfs(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work),
+        root=OverlayRoot(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work),
         log_path=ctx.layout.log(record.id),
         log_max_bytes=record.config.log_max_bytes,
-        ns_dir=_ns_dir(ctx, record),
-        seccomp_dir=ctx.layout.seccomp_dir,
+        held=Held(ns_dir=place.ns_dir, shm=place.shm),
+        cgroups=ctx.cgroup_view,
+        filter_path=_filter_path(ctx, spec),
     )
     _write(ctx.layout.spec(record.id), _encode_json(spec))
     _write(ctx.layout.plan(record.id), plan)
+
+
+def _filter_path(ctx: Context, spec: Spec) -> str:
+    """The compiled filter of the spec's profile, written once and named by its content."""
+    if spec.linux is None or spec.linux.seccomp is None:
+        return ""
+    program = seccomp.filter_of(spec.linux.seccomp, this_host().machine)
+    path = f"{ctx.layout.seccomp_dir}/{hashlib.sha256(program).hexdigest()}.bpf"
+    if not os.path.exists(path):
+        files.write_atomically(path, program, 0o600)
+    return path
 
 
 def _ns_dir(ctx: Context, record: ContainerRecord) -> str:
@@ -107,7 +119,7 @@ def _ns_dir(ctx: Context, record: ContainerRecord) -> str:
 
 
 def _place(ctx: Context, pod: PodRecord | None, record: ContainerRecord) -> Place:
-    files = ctx.layout.pod(record.group_id)
+    shared_dir = ctx.layout.pod(record.group_id)
     shared = shared_types(pod.config) if pod is not None else frozenset()
     return Place(
         container_id=record.id,
@@ -116,7 +128,9 @@ def _place(ctx: Context, pod: PodRecord | None, record: ContainerRecord) -> Plac
         ns_dir=_ns_dir(ctx, record),
         shm=f"{ctx.layout.group_run(record.group_id)}/shm",
         files=SharedFiles(
-            hosts=f"{files}/hosts", hostname=f"{files}/hostname", resolv_conf=f"{files}/resolv.conf"
+            hosts=f"{shared_dir}/hosts",
+            hostname=f"{shared_dir}/hostname",
+            resolv_conf=f"{shared_dir}/resolv.conf",
         ),
         shared=shared,
         pod_hostname=pod.config.hostname if pod is not None else "",
@@ -162,5 +176,3 @@ def open_plan(ctx: Context, record: ContainerRecord) -> int:
         return os.open(ctx.layout.plan(record.id), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as exc:
         raise NotFound("file", ctx.layout.plan(record.id)) from exc
-
-

@@ -48,7 +48,7 @@ async def undo_dead_intents(ctx: Context) -> int:
         is_known = tables.get(PodRecord, owner) or tables.get(ContainerRecord, owner)
         if owner in dead and not is_known:
             with contextlib.suppress(PodrtError, OSError):
-                ctx.locks.free(entry.index, owner)
+                ctx.locks.free(entry[0], owner)
     return len(intents)
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import trio
 
-from podrt.cgroups.detect import open_manager
+from podrt.cgroups.managers import open_manager
 from podrt.config import Settings
-from podrt.errors import InvalidConfig, NotFound, PodrtError, StoreFailed
-from podrt.images.importer import import_image
+from podrt.errors import NotFound, PodrtError, StoreFailed
+from podrt.images import blobs
 from podrt.images.layers import make_skeleton
 from podrt.linux import features
 from podrt.locks import Locks
@@ -18,14 +18,8 @@ from podrt.model.container import ContainerConfig
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
 from podrt.store.records import (
-    ContainerRecord,
-    Delete,
     ImageRecord,
-    Op,
-    PodRecord,
-    Put,
 )
-from podrt.store.tables import Tables
 from podrt.store.wal import Store
 
 from . import check, create, images, start, stop, teardown
@@ -53,6 +47,7 @@ async def open_runtime(settings: Settings | None = None) -> AsyncIterator[Runtim
     layout = settings.layout
     try:
         layout.make()
+        blobs.make_layout(layout.images_dir)
         make_skeleton(layout.images_dir)
     except OSError as exc:
         path = exc.filename if isinstance(exc.filename, str) else layout.root
@@ -108,7 +103,7 @@ class Runtime:
         return Pod(self._ctx, record.id, record.config.name)
 
     async def create_container(self, config: ContainerConfig) -> Container:
-        """Create a container, in the pod `config.pod` or outside of pods. Raises as `create_pod`."""
+        """Create a container, in pod `config.pod` or outside of pods. Raises as `create_pod`."""
         record = await create.create_container(self._ctx, config)
         return Container(self._ctx, record.id, record.config.name)
 
@@ -161,9 +156,7 @@ class Runtime:
         """Remove many pods at once."""
         return await _for_all(
             pods,
-            lambda pod: teardown.remove_pod(
-                self._ctx, pod.id, force=force, timeout_s=timeout_s
-            ),
+            lambda pod: teardown.remove_pod(self._ctx, pod.id, force=force, timeout_s=timeout_s),
         )
 
     async def import_image(

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 
 import msgspec
-import trio
 
 from podrt.engines import wire
 from podrt.engines.monitor import Monitor
@@ -231,9 +230,7 @@ class _Starter:
             await self._monitor.release(record.id, record.run)
             return
         cgroups = self._ctx.cgroups
-        cgroups.create(
-            record.cgroup_path, record.config.resources, device_rules(record.config)
-        )
+        cgroups.create(record.cgroup_path, record.config.resources, device_rules(record.config))
         plan_fd = open_plan(self._ctx, record)
         try:
             await self._monitor.start(
@@ -245,8 +242,7 @@ class _Starter:
             )
         except EngineFailed:
             # Nothing lives in it, and a container that never ran leaves no cgroup behind.
-            with trio.CancelScope(shield=True):
-                cgroups.remove(record.cgroup_path)
+            cgroups.remove(record.cgroup_path)
             raise
         finally:
             os.close(plan_fd)

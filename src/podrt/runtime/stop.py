@@ -212,7 +212,7 @@ async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
             except EngineFailed as exc:
                 raise_unless_gone(exc)
 
-        graph = build_graph({node: () for node in running})
+        graph = build_graph(dict.fromkeys(running, ()))
         outcomes |= await walk(graph, act, limiter=ctx.limiter, on_failed_need=None)
     return outcomes
 

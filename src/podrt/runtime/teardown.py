@@ -232,11 +232,12 @@ class _PodRemoval:
         await self._ctx.commit(build)
 
     def _free_locks(self) -> None:
-        for record in (*self._members, self._pod):
+        held = [(record.lock, record.id) for record in self._members]
+        for lock, owner in (*held, (self._pod.lock, self._pod.id)):
             try:
-                self._ctx.locks.free(record.lock, record.id)
+                self._ctx.locks.free(lock, owner)
             except (OSError, PodrtError) as exc:
-                self._keep(EngineFailed("free lock", getattr(exc, "errno", 0) or 0, record.id))
+                self._keep(EngineFailed("free lock", getattr(exc, "errno", 0) or 0, owner))
 
 
 def _has_process(ctx: Context, record: ContainerRecord) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from podrt.errors import InvalidConfig
+from podrt.errors import InvalidConfig, NotFound
 from podrt.model.runtimespec import User
 
 MAX_ID = (1 << 32) - 2
@@ -79,9 +79,7 @@ def _is_id(text: str) -> bool:
 
 
 @functools.lru_cache(maxsize=512)
-def find_identity(
-    wanted: str, groups: tuple[str, ...], umask: int, accounts: Accounts
-) -> Identity:
+def find_identity(wanted: str, groups: tuple[str, ...], umask: int, accounts: Accounts) -> Identity:
     """The process's user for `wanted` ("", "uid", "uid:gid", "name:group").
 
     `groups` are additional groups by number or name. As podman: a user the image knows brings the
@@ -122,7 +120,10 @@ def _find_group(word: str, accounts: Accounts, field: str) -> int:
 
 @functools.lru_cache(maxsize=256)
 def read_accounts(layers: tuple[str, ...]) -> Accounts:
-    """The accounts of an image whose unpacked layers are `layers`, highest first."""
+    """The accounts of an image whose unpacked layers are `layers`, highest first.
+
+    Raises: NotFound when a layer is missing.
+    """
     passwd = read_in_layers(layers, "/etc/passwd")
     return parse_accounts(passwd, read_in_layers(layers, "/etc/group"))
 
@@ -177,7 +178,10 @@ def _look_up(layers: Sequence[str], parts: list[str], *, is_last: bool) -> tuple
 
 def _open_parts(layer: str, parts: list[str]) -> int | None:
     """A path descriptor; None if the layer says nothing about it, -1 if it says: not there."""
-    fd = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise NotFound("file", layer) from exc
     for part in parts:
         try:
             step = os.open(part, _PATH, dir_fd=fd)

@@ -89,7 +89,10 @@ def build_spec(
         mounts=mounted,
         annotations=config.annotations,
         linux=_linux(
-            config, place, modes=modes, profile=_seccomp(config.security, bounding, host.machine),
+            config,
+            place,
+            modes=modes,
+            profile=_seccomp(config.security, bounding, host.machine),
             propagation=mounts.root_propagation(mounted),
         ),
     )

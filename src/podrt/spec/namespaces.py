@@ -63,9 +63,7 @@ def namespaces(found: Mapping[str, NamespaceMode], ns_dir: str) -> tuple[Namespa
     )
 
 
-def sysctls(
-    wanted: Mapping[str, str], found: Mapping[str, NamespaceMode]
-) -> Mapping[str, str]:
+def sysctls(wanted: Mapping[str, str], found: Mapping[str, NamespaceMode]) -> Mapping[str, str]:
     """`linux.sysctl`: what is asked for if it belongs to a namespace, and podman's default.
 
     Raises: InvalidConfig.

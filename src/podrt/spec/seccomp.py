@@ -22,6 +22,7 @@ from .security import DEFAULT_CAPABILITIES
 
 _ERRNOS = {name: number for number, name in errno.errorcode.items()}
 
+
 class ArchFamily(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An architecture and those its kernels run beside it."""
 
@@ -193,8 +194,11 @@ def filter_of(seccomp: Seccomp, machine: str) -> bytes:
 
     Raises: InvalidConfig, Unsupported.
     """
-    if machine in tables.NATIVE and seccomp == resolve(None, DEFAULT_CAPABILITIES, machine):
-        return shipped_filter(machine)
+    if machine in tables.NATIVE:
+        default = resolve(None, DEFAULT_CAPABILITIES, machine)
+        # Comparing hundreds of names costs more than all else here; mostly it is the same object.
+        if seccomp is default or seccomp == default:
+            return shipped_filter(machine)
     return compile_filter(seccomp, machine)
 
 

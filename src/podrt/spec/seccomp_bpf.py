@@ -208,9 +208,7 @@ def best_splits(weights: Sequence[float]) -> Mapping[tuple[int, int], int]:
             high = low + width
             first = splits[low, high - 1] if width > 1 else low
             last = min(splits[low + 1, high] if width > 1 else low, high - 1)
-            best = min(
-                range(first, last + 1), key=lambda at: cost[low][at] + cost[at + 1][high]
-            )
+            best = min(range(first, last + 1), key=lambda at: cost[low][at] + cost[at + 1][high])
             splits[low, high] = best
             cost[low][high] = cost[low][best] + cost[best + 1][high] + sums[high + 1] - sums[low]
     return splits

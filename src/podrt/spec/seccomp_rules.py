@@ -202,6 +202,7 @@ _ORDER = {
     "SCMP_CMP_GE": (bpf.GT, bpf.GE),
     "SCMP_CMP_GT": (bpf.GT, bpf.GT),
 }
+OPERATOR_NAMES = frozenset({"SCMP_CMP_EQ", "SCMP_CMP_NE", "SCMP_CMP_MASKED_EQ", *_ORDER})
 
 
 def condition(arg: SeccompArg, arch: tables.Arch, field: str) -> bpf.Condition:

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable
 
 from podrt.errors import InvalidConfig
-from podrt.linux.caps import NAMES
+from podrt.linux.caps import NAMES, full_name
 from podrt.model.container import Security
 from podrt.model.runtimespec import Capabilities
 
@@ -45,18 +45,6 @@ READONLY_PATHS: tuple[str, ...] = (
 )
 
 
-def capability_name(name: str, field: str) -> str:
-    """The kernel's name of a capability given with or without CAP_, in any case.
-
-    Raises: InvalidConfig naming `field`.
-    """
-    upper = name.upper()
-    full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
-    if full not in NAMES:
-        raise InvalidConfig(field, f"unknown capability: {name}")
-    return full
-
-
 @functools.lru_cache(maxsize=64)
 def bounding_set(security: Security, host_last_cap: int) -> frozenset[str]:
     """The capabilities a container's bounding set holds.
@@ -85,7 +73,7 @@ def _names(given: Iterable[str], field: str) -> tuple[bool, frozenset[str]]:
     """Whether "all" is among the names, and the others."""
     names = [name for name in given if name.upper() != "ALL"]
     has_all = any(name.upper() == "ALL" for name in given)
-    return has_all, frozenset(capability_name(name, field) for name in names)
+    return has_all, frozenset(full_name(name, field) for name in names)
 
 
 @functools.lru_cache(maxsize=64)

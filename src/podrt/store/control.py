@@ -6,11 +6,10 @@ nothing is known to be durable but the snapshot.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 
-from podrt._fast.frames import Words
+from podrt._fast.frames import Mapping, Words
 
 from .disk import Disk
 
@@ -37,7 +36,7 @@ class Control:
     `segment` the first sequence of the segment that is written to.
     """
 
-    def __init__(self, mapping: mmap.mmap) -> None:
+    def __init__(self, mapping: Mapping) -> None:
         self._words = Words(mapping)
 
     @property
@@ -98,11 +97,10 @@ def attach(path: str) -> Control | None:
     try:
         if os.fstat(fd).st_size != SIZE:
             return None
-        mapping = mmap.mmap(fd, SIZE)
+        mapping = Mapping(fd, SIZE, writable=True)
     finally:
         os.close(fd)
-    if mapping[: _HEAD.size] != _HEAD.pack(_MAGIC, _VERSION, boot_id()):
-        mapping.close()
+    if bytes(memoryview(mapping)[: _HEAD.size]) != _HEAD.pack(_MAGIC, _VERSION, boot_id()):
         return None
     return Control(mapping)
 
@@ -118,7 +116,7 @@ def create(path: str, disk: Disk) -> Control:
         # Whole from the start: a store to a hole of a full disk would be SIGBUS.
         head = _HEAD.pack(_MAGIC, _VERSION, boot_id())
         disk.write(fd, head + bytes(SIZE - len(head)), 0)
-        mapping = mmap.mmap(fd, SIZE)
+        mapping = Mapping(fd, SIZE, writable=True)
     finally:
         disk.close(fd)
     disk.rename(fresh, path)

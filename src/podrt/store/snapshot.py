@@ -13,7 +13,6 @@ its value, checked when that value is first read.
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
@@ -21,7 +20,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from podrt._fast.frames import crc32
+from podrt._fast.frames import Mapping, crc32
 from podrt.errors import StoreCorrupt, Unsupported
 
 from .disk import Disk, write_all
@@ -87,7 +86,7 @@ def list_snapshots(state_dir: str) -> list[int]:
 class Snapshot:
     """A mapped snapshot. Its file may be removed while it is used."""
 
-    def __init__(self, path: str, header: SnapshotHeader, data: mmap.mmap) -> None:
+    def __init__(self, path: str, header: SnapshotHeader, data: memoryview) -> None:
         self.path = path
         self.header = header
         self._data = data
@@ -111,19 +110,19 @@ class Snapshot:
     def _key(self, row: int) -> tuple[int, bytes]:
         table, id_bytes, _, _, pool, *_ = self._row(row)
         start = self._pool_at + pool
-        return table, self._data[start : start + id_bytes]
+        return table, self._data[start : start + id_bytes].tobytes()
 
     def _name(self, place: int) -> bytes:
         row = self._number(self._names_at, place)
         _, id_bytes, name_bytes, _, pool, *_ = self._row(row)
         start = self._pool_at + pool + id_bytes
-        return self._data[start : start + name_bytes]
+        return self._data[start : start + name_bytes].tobytes()
 
     def _owner(self, place: int) -> bytes:
         row = self._number(self._owners_at, place)
         _, id_bytes, name_bytes, owner_bytes, pool, *_ = self._row(row)
         start = self._pool_at + pool + id_bytes + name_bytes
-        return self._data[start : start + owner_bytes]
+        return self._data[start : start + owner_bytes].tobytes()
 
     def _number(self, at: int, place: int) -> int:
         number: int = _NUMBER.unpack_from(self._data, at + 4 * place)[0]
@@ -167,15 +166,15 @@ class Snapshot:
         data = self._data
         return (
             table,
-            data[start:middle].decode(),
-            data[middle:end].decode(),
-            data[end : end + owner_bytes].decode(),
+            str(data[start:middle], "utf-8"),
+            str(data[middle:end], "utf-8"),
+            str(data[end : end + owner_bytes], "utf-8"),
         )
 
     def value(self, row: int) -> bytes:
         """A row's encoded value. Raises: StoreCorrupt."""
         _, _, _, _, _, crc, start, count = self._row(row)
-        raw = self._data[start : start + count]
+        raw = self._data[start : start + count].tobytes()
         if zlib.crc32(raw) != crc:
             raise StoreCorrupt(self.path, start, "a value's checksum does not fit")
         return raw
@@ -197,7 +196,7 @@ def open_snapshot(state_dir: str, seq: int) -> Snapshot:
         size = os.fstat(fd).st_size
         if size < _HEADER_BYTES:
             raise StoreCorrupt(path, size, "the header is cut short")
-        data = mmap.mmap(fd, size, prot=mmap.PROT_READ)
+        data = memoryview(Mapping(fd, size))
     finally:
         os.close(fd)
     header = _check(path, data, size)
@@ -206,7 +205,7 @@ def open_snapshot(state_dir: str, seq: int) -> Snapshot:
     return Snapshot(path, header, data)
 
 
-def _check(path: str, data: mmap.mmap, size: int) -> SnapshotHeader:
+def _check(path: str, data: memoryview, size: int) -> SnapshotHeader:
     head = data[: _HEADER_BYTES - 4]
     if _NUMBER.unpack_from(data, _HEADER_BYTES - 4)[0] != zlib.crc32(head):
         raise StoreCorrupt(path, 0, "the header's checksum does not fit")
@@ -219,12 +218,7 @@ def _check(path: str, data: mmap.mmap, size: int) -> SnapshotHeader:
     check_schema(header.schema, path)
     if header.file_bytes != size or header.rows_at > size:
         raise StoreCorrupt(path, size, f"it should hold {header.file_bytes} bytes")
-    view = memoryview(data)
-    try:
-        crc = crc32(view[header.rows_at :]) if header.rows_at < size else 0
-    finally:
-        view.release()
-    if crc != header.index_crc:
+    if crc32(data[header.rows_at :]) != header.index_crc:
         raise StoreCorrupt(path, header.rows_at, "the index's checksum does not fit")
     return header
 

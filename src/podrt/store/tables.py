@@ -314,7 +314,7 @@ class Tables:
                 row = Row(*index_of(record), None, record)
                 self._set(TABLES[type(record)], record.id, row)
 
-    def apply_wire(self, ops: Iterable[WireOp], schema: int = SCHEMA) -> None:
+    def apply_wire(self, ops: Iterable[WireOp], schema: int) -> None:
         """Take over the operations of a transaction that was read. Raises: StoreCorrupt."""
         for table, key, value, name, owner in ops:
             if table not in TYPES:

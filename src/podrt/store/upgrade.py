@@ -21,29 +21,22 @@ STEPS: Mapping[int, Step] = {}
 """`STEPS[n]` takes a value from schema n to n + 1."""
 
 
-def check_schema(schema: int, path: str, newest: int = SCHEMA) -> None:
+def check_schema(schema: int, path: str) -> None:
     """Refuse what this podrt cannot read. Raises: Unsupported."""
-    if schema > newest:
+    if schema > SCHEMA:
         raise Unsupported(
             f"{path}: state schema {schema}",
-            f"it was written by a newer podrt; this one reads up to {newest}",
+            f"it was written by a newer podrt; this one reads up to {SCHEMA}",
         )
 
 
-def raise_value(
-    table: int,
-    raw: bytes | memoryview,
-    schema: int,
-    *,
-    newest: int = SCHEMA,
-    steps: Mapping[int, Step] = STEPS,
-) -> bytes:
+def raise_value(table: int, raw: bytes | memoryview, schema: int) -> bytes:
     """The encoded value `raw` of `schema`, as the newest schema has it."""
-    if schema == newest:
+    if schema == SCHEMA:
         return bytes(raw)
     value = msgspec.msgpack.decode(raw)
-    for number in range(schema, newest):
-        step = steps.get(number)
+    for number in range(schema, SCHEMA):
+        step = STEPS.get(number)
         if step is not None:
             value = step(table, value)
     return msgspec.msgpack.encode(value)

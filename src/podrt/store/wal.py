@@ -395,6 +395,7 @@ class Store:
         self._is_open = False
         with self._flushing:
             self._chain.segments = ()
+            self._control = None
             for fd in (self._append_fd, self._sync_fd):
                 if fd >= 0:
                     os.close(fd)

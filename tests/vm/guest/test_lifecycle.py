@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podrt.cgroups.detect import open_manager
+from podrt.cgroups.managers import open_manager
 from vm.guest.cli import CGROUP, PARENT, Cli, read_counts, wait_until
 
 PLAYED = """

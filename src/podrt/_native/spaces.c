@@ -1,0 +1,249 @@
+/* The namespaces that the containers of a pod share: held as descriptors, without a process. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base.h"
+#include "monitor.h"
+
+#define HOSTNAME_ROOM 65
+
+static const struct {
+	uint32_t type;
+	const char *name;
+} kinds[HELD_KINDS] = {
+    {CLONE_NEWNET, "net"},
+    {CLONE_NEWIPC, "ipc"},
+    {CLONE_NEWUTS, "uts"},
+};
+
+static void drop(struct held_ns *held)
+{
+	for (int i = 0; i < HELD_KINDS; i++) {
+		close_fd(&held[i].fd);
+		held[i].inode = 0;
+	}
+}
+
+/* The namespaces `pid` is in (0: ours), as far as `flags` asks for them. */
+static int open_spaces(struct held_ns *held, pid_t pid, uint32_t flags)
+{
+	for (int i = 0; i < HELD_KINDS; i++)
+		held[i] = (struct held_ns){.type = kinds[i].type, .fd = -1};
+	for (int i = 0; i < HELD_KINDS; i++) {
+		char path[48], who[16] = "self";
+		struct stat st;
+
+		if (!(flags & kinds[i].type))
+			continue;
+		if (pid)
+			snprintf(who, sizeof(who), "%d", (int)pid);
+		snprintf(path, sizeof(path), "/proc/%s/ns/%s", who, kinds[i].name);
+		held[i].fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (held[i].fd < 0 || fstat(held[i].fd, &st) < 0)
+			return -errno;
+		held[i].inode = st.st_ino;
+	}
+	return 0;
+}
+
+static int enter(const struct held_ns *held)
+{
+	for (int i = 0; i < HELD_KINDS; i++)
+		if (held[i].fd >= 0 && setns(held[i].fd, (int)held[i].type) < 0)
+			return -errno;
+	return 0;
+}
+
+static int raise_loopback(void)
+{
+	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+
+	if (fd < 0)
+		return -errno;
+	return ioctl(fd, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
+}
+
+static int make_spaces(uint32_t flags, const char *hostname, uint32_t hostname_bytes)
+{
+	int result = 0;
+
+	if (unshare((int)flags) < 0)
+		return -errno;
+	if (flags & CLONE_NEWUTS && hostname_bytes &&
+	    sethostname(hostname, hostname_bytes) < 0)
+		return -errno;
+	if (flags & CLONE_NEWNET)
+		result = raise_loopback();
+	return result;
+}
+
+/* Makes new ones and comes back. Not coming back would leave the monitor in the pod's: the
+ * caller ends it then. */
+static int make_held(struct monitor *m, uint32_t flags, const struct request *request)
+{
+	struct held_ns home[HELD_KINDS];
+	int result = open_spaces(home, 0, flags), back;
+
+	if (result == 0)
+		result = make_spaces(flags, request->body, request->body_bytes);
+	if (result == 0)
+		result = open_spaces(m->held, 0, flags);
+	back = enter(home);
+	drop(home);
+	return result < 0 ? result : back;
+}
+
+/* The pod's /dev/shm, in the monitor's mount namespace only; every container takes a clone. */
+static int mount_shm(struct monitor *m, uint64_t bytes)
+{
+	char options[48];
+
+	snprintf(options, sizeof(options), "mode=1777,size=%llu", (unsigned long long)bytes);
+	if (mount("shm", m->shm_path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+		return -errno;
+	m->has_shm = true;
+	return 0;
+}
+
+/* For nsenter and OCI runtimes; whoever wants them makes the directory `ns`. */
+static void link_spaces(const struct monitor *m)
+{
+	for (int i = 0; i < HELD_KINDS; i++) {
+		char name[16], target[48];
+
+		if (m->held[i].fd < 0)
+			continue;
+		snprintf(name, sizeof(name), "ns/%s", kinds[i].name);
+		snprintf(target, sizeof(target), "/proc/%d/fd/%d", (int)getpid(), m->held[i].fd);
+		unlinkat(m->dir, name, 0);
+		if (symlinkat(target, m->dir, name) < 0)
+			return;
+	}
+}
+
+static void release_all(struct monitor *m)
+{
+	drop(m->held);
+	m->held_flags = 0;
+	if (m->has_shm)
+		umount2(m->shm_path, MNT_DETACH);
+	m->has_shm = false;
+}
+
+/* After a monitor's death: the members that still run are in the pod's namespaces. */
+static int take_from_member(struct monitor *m, uint32_t flags)
+{
+	const struct container *member = NULL;
+	struct held_ns home[HELD_KINDS];
+	int result;
+
+	for (uint32_t i = 0; i < m->table.room && !member; i++)
+		for (member = m->table.by_pid[i]; member && member->pidfd.fd < 0;)
+			member = member->next_by_pid;
+	if (!member)
+		return -ESRCH;
+	result = open_spaces(m->held, member->pid, flags);
+	if (result == 0)
+		result = open_spaces(home, 0, flags);
+	/* A member that shares nothing with the pod but the host's is no source for it. */
+	for (int i = 0; result == 0 && i < HELD_KINDS; i++)
+		if (m->held[i].fd >= 0 && m->held[i].inode == home[i].inode)
+			result = -ESRCH;
+	drop(home);
+	if (result < 0)
+		drop(m->held);
+	return result;
+}
+
+static int journal_spaces(struct monitor *m, const struct request *request, enum record_kind kind)
+{
+	struct journal_record record = {
+	    .kind = (uint16_t)kind,
+	    .pid = getpid(),
+	    .code = (int32_t)m->held_flags,
+	    .a = m->held[0].inode,
+	    .b = m->held[1].inode,
+	};
+
+	memcpy(record.id, request->head.id, ID_BYTES);
+	return journal_append(&m->journal, record);
+}
+
+static void answer_spaces(struct monitor *m, const struct request *request)
+{
+	uint64_t inodes[HELD_KINDS];
+	struct reply reply = {.head.type = MSG_OK, .body = inodes, .body_bytes = sizeof(inodes)};
+
+	for (int i = 0; i < HELD_KINDS; i++)
+		inodes[i] = m->held[i].inode;
+	memcpy(reply.head.id, request->head.id, ID_BYTES);
+	reply_to(m, request->asker, reply);
+}
+
+static int check_setup(const struct monitor *m, const struct request *request)
+{
+	const uint32_t flags = (uint32_t)request->head.arg;
+
+	if (flags & ~(uint32_t)(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS))
+		return -EPROTO;
+	if (request->body_bytes >= HOSTNAME_ROOM ||
+	    memchr(request->body, '\0', request->body_bytes))
+		return -EPROTO;
+	if (m->is_removing)
+		return -ECANCELED;
+	return m->held_flags != 0 && flags != m->held_flags ? -EBUSY : 0;
+}
+
+int spaces_setup(struct monitor *m, const struct request *request)
+{
+	const uint32_t flags = (uint32_t)request->head.arg;
+	int result = check_setup(m, request);
+
+	if (result < 0)
+		return result;
+	if (flags == 0 || flags == m->held_flags) {
+		answer_spaces(m, request);
+		return 0;
+	}
+	result = take_from_member(m, flags);
+	if (result < 0)
+		result = make_held(m, flags, request);
+	m->held_flags = flags;
+	if (result == 0 && flags & CLONE_NEWIPC && request->head.a > 0)
+		result = mount_shm(m, request->head.a);
+	if (result == 0)
+		result = journal_spaces(m, request, REC_NS_UP);
+	if (result < 0) {
+		release_all(m);
+		return result;
+	}
+	link_spaces(m);
+	answer_spaces(m, request);
+	return 0;
+}
+
+int spaces_release(struct monitor *m, const struct request *request)
+{
+	int result = 0;
+
+	if (m->live > 0)
+		return -EBUSY;
+	if (m->held_flags)
+		result = journal_spaces(m, request, REC_NS_DOWN);
+	if (result < 0)
+		return result;
+	release_all(m);
+	reply_ok(m, request);
+	return 0;
+}

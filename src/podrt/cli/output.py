@@ -1,0 +1,87 @@
+"""What a verb shows: tables, JSON, ages, and results of many objects."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from podrt.errors import NotFound, PodrtError, Unsupported
+
+from .errors import exit_code, print_error
+
+_encode = msgspec.json.Encoder().encode
+
+
+def print_json(value: object) -> None:
+    """`value` as indented JSON, as podman prints it."""
+    sys.stdout.write(msgspec.json.format(_encode(value), indent=5).decode() + "\n")
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, with_heads: bool) -> None:
+    """Columns two blanks apart, as wide as their widest cell."""
+    table = [tuple(heads), *(tuple(row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
+    for row in table if with_heads else table[1:]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def check_format(text: str | None) -> bool:
+    """Whether JSON is asked for. Raises: Unsupported for templates."""
+    if not text or text == "table":
+        return False
+    if text == "json":
+        return True
+    raise Unsupported(f"--format {text}", "only json is built so far")
+
+
+def age(at_ns: int) -> str:
+    """How long ago, in podman's words."""
+    seconds = max(0, time.time_ns() - at_ns) // 10**9
+    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = seconds // size
+            return f"{count} {word}{'s' if count != 1 else ''} ago"
+    if seconds < 1:
+        return "Less than a second ago"
+    return f"{seconds} second{'s' if seconds != 1 else ''} ago"
+
+
+def rfc3339(at_ns: int) -> str:
+    """A time in UTC, as podman's JSON has it."""
+    seconds, rest = divmod(at_ns, 10**9)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
+
+
+def for_each(
+    words: Sequence[str], results: Mapping[str, PodrtError | None], *, prefix: str = ""
+) -> int:
+    """Print what went well as it was typed and an error line for the rest; the exit code."""
+    code = 0
+    for word in words:
+        error = results.get(word)
+        if error is None:
+            print(word)
+        else:
+            print_error(error, prefix)
+            code = max(code, exit_code(error))
+    return code
+
+
+def resolve(words: Sequence[str], look_up: Callable[[str], object], *, ignore: bool) -> list[str]:
+    """The words that name something; with `ignore` those that do not are passed over."""
+    found = []
+    for word in words:
+        try:
+            look_up(word)
+        except NotFound:
+            if not ignore:
+                raise
+            continue
+        found.append(word)
+    return found
+
+

@@ -1,0 +1,98 @@
+"""Every verb of the command line: where it is and what it does in a line."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .errors import UsageError
+
+
+class Verb(NamedTuple):
+    """A verb's module below podrt.cli, its function (and `<function>_flags`), its summary."""
+
+    module: str
+    function: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "pod create": Verb("pod", "create", "Create a new empty pod"),
+    "pod start": Verb("pod", "start", "Start one or more pods"),
+    "pod stop": Verb("pod", "stop", "Stop one or more pods"),
+    "pod kill": Verb("pod", "kill", "Send a signal to the running containers of pods"),
+    "pod rm": Verb("pod", "remove", "Remove one or more pods"),
+    "pod ps": Verb("pod_read", "ps", "List pods"),
+    "pod inspect": Verb("pod_read", "inspect", "Display a pod's configuration and state"),
+    "pod exists": Verb("pod_read", "exists", "Check if a pod exists"),
+    "create": Verb("container_make", "create", "Create but do not start a container"),
+    "run": Verb("container_make", "run", "Run a command in a new container"),
+    "start": Verb("container", "start", "Start one or more containers"),
+    "stop": Verb("container", "stop", "Stop one or more containers"),
+    "kill": Verb("container", "kill", "Kill running containers with a signal"),
+    "rm": Verb("container", "remove", "Remove one or more containers"),
+    "wait": Verb("container", "wait", "Block until containers stop, then print their exit codes"),
+    "logs": Verb("container_logs", "logs", "Fetch the logs of one or more containers"),
+    "ps": Verb("container_read", "ps", "List containers"),
+    "inspect": Verb("container_read", "inspect", "Display a container's, pod's or image's data"),
+    "kube play": Verb("kube", "play", "Play pods from Kubernetes YAML files"),
+    "kube down": Verb("kube", "down", "Remove the pods that YAML files made"),
+    "image import": Verb("image", "import_", "Import an archive as a root file system image"),
+    "image ls": Verb("image", "ls", "List images"),
+    "image rm": Verb("image", "remove", "Remove one or more images"),
+    "system check": Verb("system", "check", "Find and repair what does not fit together"),
+    "debug plan": Verb("system", "plan", "Print a container's compiled plan"),
+    "info": Verb("system", "info", "Display what podrt works with on this host"),
+    "version": Verb("system", "version", "Display the version"),
+}
+
+ALIASES = {
+    "pod ls": "pod ps",
+    "pod list": "pod ps",
+    "container create": "create",
+    "container run": "run",
+    "container start": "start",
+    "container stop": "stop",
+    "container kill": "kill",
+    "container rm": "rm",
+    "container wait": "wait",
+    "container logs": "logs",
+    "container ps": "ps",
+    "container ls": "ps",
+    "container inspect": "inspect",
+    "image list": "image ls",
+    "images": "image ls",
+    "import": "image import",
+    "rmi": "image rm",
+    "play kube": "kube play",
+    "system info": "info",
+}
+
+GROUPS = frozenset(path.split()[0] for path in (*VERBS, *ALIASES) if " " in path)
+GLOBAL_FLAGS = frozenset({"--root", "--runroot", "--cgroup-manager", "--engine", "--namespace"})
+
+
+def find(words: list[str]) -> tuple[str, list[str]]:
+    """The verb that `words` begin with, as a key of VERBS or one of GROUPS, and the rest.
+
+    Raises: UsageError.
+    """
+    for length in (2, 1):
+        path = " ".join(words[:length])
+        path = ALIASES.get(path, path)
+        if len(words) >= length and path in VERBS:
+            return path, words[length:]
+    if words[0] in GROUPS:
+        return words[0], words[1:]
+    raise UsageError(f"unrecognized command `podrt {words[0]}`", "podrt")
+
+
+def overview(group: str = "") -> str:
+    """The help text that lists all verbs, or those of a group."""
+    shown = {path: verb for path, verb in VERBS.items() if not group or path.startswith(f"{group} ")}
+    width = max(len(path) for path in shown)
+    lines = [f"  {path:<{width}}  {verb.summary}" for path, verb in shown.items()]
+    flags = "  --root DIR  --runroot DIR  --cgroup-manager cgroupfs|disabled  --engine native"
+    return "\n".join(
+        ["Run pods: groups of containers that live together.", "", "Commands:", *lines, "",
+         "Global flags:", flags]
+    )  # fmt: skip
