@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,9 @@ RESULTS = HERE / "results"
 # Fewer rounds cannot tell a change from noise; more burn a shared machine.
 ROUNDS = 7
 QUICK_ROUNDS = 2
+# The kernel takes removed cgroups, mounts and namespaces apart later, on every core: a contender
+# that comes right after would pay for the one before.
+QUIET_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def run_row(row: Row, rounds: int, say: Callable[[str], None]) -> Outcome:
                 spent_ms = contender.measure()
             finally:
                 contender.settle()
+            time.sleep(QUIET_S)
             if number:
                 outcome.times_ms[contender.name].append(spent_ms)
         if number:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
-from podrt import ContainerConfig, PodConfig, open_runtime
+from podrt import ContainerConfig, PodConfig, Runtime, open_runtime
 from podrt.config import Settings
 
 from .peers import remove_cgroups, timed_ms, wait_gone
@@ -44,20 +43,25 @@ class Podrt:
         return timed_ms([*self.program, *words])
 
     def import_image(self, archive: Path) -> None:
-        self.run("image", "import", str(archive), IMAGE)
+        self.call(lambda runtime: runtime.import_image(str(archive), IMAGE))
+
+    def call(self, do: Callable[[Runtime], Awaitable[object]]) -> None:
+        """Open a runtime and do something with it."""
+
+        async def opened() -> None:
+            async with open_runtime(self.settings()) as runtime:
+                await do(runtime)
+
+        trio.run(opened)
 
     def create_pod(self, name: str, containers: int) -> None:
         """A pod of containers that do not depend on each other, made through the library."""
-        trio.run(self._create_pod, name, containers)
-
-    async def _create_pod(self, name: str, containers: int) -> None:
         members = [
             ContainerConfig(image=IMAGE, name=f"{name}-{index}", command=SLEEP)
             for index in range(containers)
         ]
-        async with open_runtime(self.settings()) as runtime:
-            config = PodConfig(name=name, cgroup_parent=self.parent)
-            await runtime.create_pod(config, members)
+        config = PodConfig(name=name, cgroup_parent=self.parent)
+        self.call(lambda runtime: runtime.create_pod(config, members))
 
     def start_by_call(self, name: str) -> float:
         """Milliseconds of `await pod.start()`: from the call until all are running."""
@@ -75,19 +79,14 @@ class Podrt:
 
     def settle(self, name: str) -> None:
         """End the pod's containers, so that the next start finds none and no monitor."""
-        self.run("pod", "kill", name)
-        self.run("pod", "stop", "--time", "0", name)
+        self.call(lambda runtime: runtime.pod(name).stop(timeout_s=0))
 
     def close(self) -> None:
-        for name in self._pods():
-            self.run("pod", "rm", "--force", name)
+        self.call(self._remove_pods)
         wait_gone(str(self.folder))
         remove_cgroups(self.parent)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _pods(self) -> list[str]:
-        listed = subprocess.run(
-            [*self.program, "pod", "ps", "--format", "json"], capture_output=True, check=False
-        )
-        rows = json.loads(listed.stdout or b"[]")
-        return [row.get("Name") or row["name"] for row in rows]
+    @staticmethod
+    async def _remove_pods(runtime: Runtime) -> None:
+        await runtime.remove_pods(runtime.pods(), force=True, timeout_s=0)

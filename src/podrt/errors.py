@@ -24,6 +24,7 @@ A class words its message from its fields, so that every door shows the same sen
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 
@@ -135,16 +136,32 @@ class LimitReached(PodrtError):
 class EngineFailed(PodrtError):
     """A step of starting a container failed: (`stage`, `errno`, `path`).
 
-    `stage` is the plan's word ("mount", "exec"), `errno` the kernel's number (0: none),
-    `path` what it was about ("" when there is none).
+    `stage` is the plan's word ("mount", "exec"), `errno` the kernel's number (0: none), `path`
+    what it was about ("" when there is none), `container` whose step it was ("" when unknown).
     """
 
-    def __init__(self, stage: str, errno: int, path: str = "") -> None:
+    def __init__(self, stage: str, errno: int, path: str = "", *, container: str = "") -> None:
         self.stage = stage
         self.errno = errno
         self.path = path
+        self.container = container
         reason = os.strerror(errno) if errno else "failed"
-        super().__init__(f"{stage} {path}: {reason}" if path else f"{stage}: {reason}")
+        text = f"{stage} {path}: {reason}" if path else f"{stage}: {reason}"
+        if stage == "exec":
+            text = f"{text}: {_EXEC_WORDS.get(errno, 'OCI runtime error')}"
+        super().__init__(f"cannot start container {container}: {text}" if container else text)
+
+    def of_container(self, name: str) -> EngineFailed:
+        """The same failure, saying whose it was."""
+        return EngineFailed(self.stage, self.errno, self.path, container=name)
+
+
+# Scripts look for these words of podman's.
+_EXEC_WORDS = {
+    errno.ENOENT: "OCI runtime attempted to invoke a command that was not found",
+    errno.ENOTDIR: "OCI runtime attempted to invoke a command that was not found",
+    errno.EACCES: "OCI runtime permission denied error",
+}
 
 
 class StoreFailed(PodrtError):
@@ -194,3 +211,22 @@ class Removed(PodrtError):
 
 class InternalError(PodrtError):
     """A fault of podrt itself: please report it with the text."""
+
+
+def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that matters in a group a nursery raised.
+
+    An interrupt first, then the only other error there is; several stay a group.
+    """
+    leaves: list[BaseException] = []
+    waiting: list[BaseException] = [group]
+    while waiting:
+        error = waiting.pop()
+        if isinstance(error, BaseExceptionGroup):
+            waiting.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    for error in leaves:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+    return leaves[0] if len(leaves) == 1 else group

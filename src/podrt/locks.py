@@ -14,7 +14,6 @@ Reading (`podrt.runtime.view`) needs neither, and must not import this module: i
 from __future__ import annotations
 
 import enum
-import math
 import os
 import threading
 import time
@@ -35,10 +34,11 @@ CONTAINER_LEVEL = 1
 # A release that woke another process's sleeper lets that one go first: a local task, which needs
 # no waking, would win every time. If the woken one has not come by then, it is not coming.
 _YIELD_S = 0.002
-# Most deferrals are used up at once; those of locks nobody here wants again are few and tiny.
+_YIELD_STEP_US = 200
+# Most yields are used up at once; those of locks that nobody here wants again are few and tiny.
 _MAX_YIELDS = 256
-_IDLE_MS = 1000
-_MAIL_ONLY_MS = 60_000
+_IDLE_US = 1_000_000
+_MAIL_ONLY_US = 60_000_000
 
 
 class Reaction(enum.Enum):
@@ -54,7 +54,10 @@ class _Wait:
     def __init__(self, index: int) -> None:
         self.index = index
         self.task: trio.lowlevel.Task | None = None
-        self.not_before = 0.0
+
+    def yields(self, table: LockTable) -> bool:
+        """True while somebody else is to go first, so that there is nothing to sleep on yet."""
+        return False
 
     def poll(self, table: LockTable, look: bool) -> int:
         """The answer, 0 while there is none; `look` allows asking whether owners live."""
@@ -64,7 +67,30 @@ class _Wait:
         """Gives back what `poll` took for a task that no longer wants it."""
 
 
+class _Yield:
+    """Another process's sleeper was woken: it goes first, if it comes soon."""
+
+    __slots__ = ("_ticket", "_until")
+
+    def __init__(self, ticket: int) -> None:
+        self._ticket = ticket
+        self._until = time.monotonic() + _YIELD_S
+
+    def lasts(self, table: LockTable, index: int) -> bool:
+        """False once somebody has taken the lock, or the time is over."""
+        return table.ticket(index) == self._ticket and time.monotonic() < self._until
+
+
 class _LockWait(_Wait):
+    def __init__(self, index: int, first: _Yield | None) -> None:
+        super().__init__(index)
+        self._first = first
+
+    def yields(self, table: LockTable) -> bool:
+        if self._first is not None and not self._first.lasts(table, self.index):
+            self._first = None
+        return self._first is not None
+
     def poll(self, table: LockTable, look: bool) -> int:
         return table.acquire_waited(self.index, look)
 
@@ -169,24 +195,23 @@ class _Waiter:
             for claim in watches if mail != last_mail else ():
                 self._notify(claim)
             last_mail = mail
-            waits = [wait for wait in waits if not self._answer(wait, look, now)]
+            waits = [wait for wait in waits if not self._answer(wait, look)]
             was_idle = not waits and not watches
-            self._sleep(waits, mail, _IDLE_MS if was_idle else _MAIL_ONLY_MS)
+            self._sleep(waits, mail, _IDLE_US if was_idle else _MAIL_ONLY_US)
 
-    def _sleep(self, waits: list[_Wait], mail: int, timeout_ms: int) -> None:
-        now = time.monotonic()
+    def _sleep(self, waits: list[_Wait], mail: int, timeout_us: int) -> None:
         locks: list[int] = []
         claims: list[int] = []
         for wait in waits:
-            if wait.not_before > now:
-                timeout_ms = min(timeout_ms, math.ceil((wait.not_before - now) * 1000))
+            if wait.yields(self._table):
+                timeout_us = min(timeout_us, _YIELD_STEP_US)
                 continue
-            timeout_ms = min(timeout_ms, LIVENESS_MS)
+            timeout_us = min(timeout_us, LIVENESS_MS * 1000)
             (locks if isinstance(wait, _LockWait) else claims).append(wait.index)
-        self._table.wait_any(locks, claims, mail, timeout_ms)
+        self._table.wait_any(locks, claims, mail, timeout_us)
 
-    def _answer(self, wait: _Wait, look: bool, now: float) -> bool:
-        if wait.not_before > now:
+    def _answer(self, wait: _Wait, look: bool) -> bool:
+        if wait.yields(self._table):
             return False
         answer = outcome.capture(wait.poll, self._table, look)
         if isinstance(answer, outcome.Value) and not answer.value:
@@ -389,7 +414,7 @@ class Locks:
         self._waiter = _Waiter(table)
         # Every lock a task here holds or waits for, and the tasks behind that one.
         self._turns: dict[int, trio.lowlevel.ParkingLot | None] = {}
-        self._yields: dict[int, float] = {}
+        self._yields: dict[int, _Yield] = {}
         self._order = _Order() if os.environ.get("PODRT_DEBUG_LOCKS") == "1" else None
 
     @classmethod
@@ -495,13 +520,12 @@ class Locks:
 
     async def _acquire(self, index: int) -> bool:
         try:
-            not_before = self._yields.pop(index, 0.0) if self._yields else 0.0
-            yields = not_before > time.monotonic()
-            got = 0 if yields else self.table.acquire_nowait(index)
+            first = self._yields.pop(index, None) if self._yields else None
+            if first is not None and not first.lasts(self.table, index):
+                first = None
+            got = 0 if first is not None else self.table.acquire_nowait(index)
             if not got:
-                wait = _LockWait(index)
-                wait.not_before = not_before
-                got = await self._waiter.wait(wait)
+                got = await self._waiter.wait(_LockWait(index, first))
         except BaseException:
             self._pass_turn(index)
             raise
@@ -511,8 +535,9 @@ class Locks:
         if self._order is not None and rank is not None:
             self._order.leave(rank)
         try:
+            ticket = self.table.ticket(index)
             if self.table.release(index) and len(self._yields) < _MAX_YIELDS:
-                self._yields[index] = time.monotonic() + _YIELD_S
+                self._yields[index] = _Yield(ticket)
         finally:
             self._pass_turn(index)
 

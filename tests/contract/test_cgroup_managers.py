@@ -17,7 +17,10 @@ from podrt.cgroups import v2
 from podrt.cgroups.base import CgroupManager, NewCgroup
 from podrt.cgroups.cgroupfs import Cgroupfs
 from podrt.cgroups.disabled import Disabled
+from podrt.cgroups.hierarchies import Hierarchies, Hierarchy
 from podrt.errors import EngineFailed, InvalidConfig, InvalidState, Unsupported
+from podrt.linux.features import cgroup_mode
+from podrt.linux.mounts import read_mounts
 from podrt.model.resources import Resources
 from podrt.model.runtimespec import DeviceRule
 
@@ -31,25 +34,6 @@ LIMITS = Resources(
 GATED = "import sys; sys.stdin.readline()\n"
 
 Start = Callable[[str], "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def cgroupfs(cgroup_parent: str) -> Iterator[Cgroupfs]:
-    manager = Cgroupfs()
-    yield manager
-    try:
-        manager.kill(cgroup_parent)
-        manager.remove(cgroup_parent)
-    finally:
-        manager.close()
-
-
-@pytest.fixture(params=["cgroupfs", "disabled"])
-def manager(request: pytest.FixtureRequest) -> CgroupManager:
-    if request.param == "disabled":
-        return Disabled()
-    found: Cgroupfs = request.getfixturevalue("cgroupfs")
-    return found
 
 
 @pytest.fixture
@@ -68,6 +52,49 @@ def start() -> Iterator[Start]:
     for process in running:
         process.kill()
         process.communicate()
+
+
+def unified_part() -> Hierarchies | None:
+    """The v2 side of a hybrid host, taken for itself: all of v2 but its controllers."""
+    if cgroup_mode() != "hybrid":
+        return None
+    mount = next(mount for mount in read_mounts() if mount.fstype == "cgroup2")
+    return Hierarchies((Hierarchy(mount.target, 2, frozenset()),))
+
+
+@contextlib.contextmanager
+def opened(parent: str, hierarchies: Hierarchies | None) -> Iterator[Cgroupfs]:
+    manager = Cgroupfs(hierarchies)
+    try:
+        yield manager
+        manager.kill(parent)
+        manager.remove(parent)
+    finally:
+        manager.close()
+
+
+# `start` comes first and so ends last: a frozen process cannot be reaped.
+@pytest.fixture
+def cgroupfs(cgroup_parent: str, start: Start) -> Iterator[Cgroupfs]:
+    with opened(cgroup_parent, None) as manager:
+        yield manager
+
+
+@pytest.fixture(params=["whole host", "v2 of hybrid"] if unified_part() else ["whole host"])
+def anywhere(
+    request: pytest.FixtureRequest, cgroup_parent: str, start: Start
+) -> Iterator[Cgroupfs]:
+    """Managers for what needs no controller."""
+    with opened(cgroup_parent, None if request.param == "whole host" else unified_part()) as found:
+        yield found
+
+
+@pytest.fixture(params=["cgroupfs", "disabled"])
+def manager(request: pytest.FixtureRequest) -> CgroupManager:
+    if request.param == "disabled":
+        return Disabled()
+    found: Cgroupfs = request.getfixturevalue("cgroupfs")
+    return found
 
 
 def go(process: subprocess.Popen[str]) -> None:
@@ -170,17 +197,17 @@ def test_create_with_a_cpuset_binds_to_it(
 
 
 def test_create_below_a_bare_foreign_cgroup_can_be_joined(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
     """v1 leaves the cpuset of a cgroup somebody made with mkdir empty."""
-    for directory in cgroupfs.join_dirs(cgroup_parent):
+    for directory in anywhere.join_dirs(cgroup_parent):
         os.mkdir(directory)
-    cgroupfs.create(f"{cgroup_parent}/pod/ctr")
-    cgroupfs.create(f"{cgroup_parent}/beside")
+    anywhere.create(f"{cgroup_parent}/pod/ctr")
+    anywhere.create(f"{cgroup_parent}/beside")
     for name in ("pod/ctr", "beside"):
         process = start("")
-        cgroupfs.join(f"{cgroup_parent}/{name}", process.pid)
-        assert cgroupfs.procs(f"{cgroup_parent}/{name}") == (process.pid,)
+        anywhere.join(f"{cgroup_parent}/{name}", process.pid)
+        assert anywhere.procs(f"{cgroup_parent}/{name}") == (process.pid,)
 
 
 def test_create_many_refused_in_the_middle_leaves_nothing(
@@ -203,15 +230,15 @@ def test_create_many_gives_each_its_own_limits(cgroupfs: Cgroupfs, cgroup_parent
 
 
 @pytest.mark.parametrize("path", ["/", "/a/../../b", "/a\0b", "", "/a\nb"])
-def test_every_verb_refuses_a_bad_path(cgroupfs: Cgroupfs, path: str) -> None:
+def test_every_verb_refuses_a_bad_path(anywhere: Cgroupfs, path: str) -> None:
     verbs: list[Callable[[str], object]] = [
-        cgroupfs.create,
-        cgroupfs.remove,
-        cgroupfs.kill,
-        cgroupfs.freeze,
-        cgroupfs.stats,
-        cgroupfs.join_dirs,
-        cgroupfs.procs,
+        anywhere.create,
+        anywhere.remove,
+        anywhere.kill,
+        anywhere.freeze,
+        anywhere.stats,
+        anywhere.join_dirs,
+        anywhere.procs,
     ]
     for verb in verbs:
         with pytest.raises(InvalidConfig, match="--cgroup-parent"):
@@ -340,15 +367,15 @@ def test_stats_count_cpu_time_memory_and_tasks(
     assert cgroupfs.stats_many([path, f"{cgroup_parent}/none"])[1] is None
 
 
-def test_device_rules_hold(cgroupfs: Cgroupfs, cgroup_parent: str, start: Start) -> None:
+def test_device_rules_hold(anywhere: Cgroupfs, cgroup_parent: str, start: Start) -> None:
     path = f"{cgroup_parent}/c"
     rules = (
         DENY_ALL,
         DeviceRule(allow=True, type="c", major=1, minor=3, access="rw"),
         DeviceRule(allow=True, type="c", major=1, minor=5, access="r"),
     )
-    cgroupfs.create(path, devices=rules)
-    cgroupfs.create(path, devices=rules)
+    anywhere.create(path, devices=rules)
+    anywhere.create(path, devices=rules)
     prober = start(
         "import os\n"
         "for path, flags in (('/dev/null', os.O_RDWR), ('/dev/zero', os.O_RDONLY),\n"
@@ -360,7 +387,7 @@ def test_device_rules_hold(cgroupfs: Cgroupfs, cgroup_parent: str, start: Start)
         "        print('no', end=' ')\n"
         "print(flush=True)\n"
     )
-    cgroupfs.join(path, prober.pid)
+    anywhere.join(path, prober.pid)
     go(prober)
     assert answer(prober) == "yes yes no no"
 
@@ -369,50 +396,50 @@ def test_device_rules_hold(cgroupfs: Cgroupfs, cgroup_parent: str, start: Start)
 
 
 def test_freeze_stops_all_below_and_thaw_lets_them_go_on(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
     pod = f"{cgroup_parent}/pod"
-    cgroupfs.create(f"{pod}/c")
+    anywhere.create(f"{pod}/c")
     echo = start("print('awake', flush=True)\nsys.stdin.readline()")
-    cgroupfs.join(f"{pod}/c", echo.pid)
-    cgroupfs.freeze(pod)
-    assert cgroupfs.is_frozen(pod)
-    assert cgroupfs.is_frozen(f"{pod}/c")
+    anywhere.join(f"{pod}/c", echo.pid)
+    anywhere.freeze(pod)
+    assert anywhere.is_frozen(pod)
+    assert anywhere.is_frozen(f"{pod}/c")
     go(echo)
     state = Path(f"/proc/{echo.pid}/stat").read_text().rpartition(")")[2].split()[0]
     assert state in ("D", "S")
-    cgroupfs.freeze(pod)
-    cgroupfs.thaw(pod)
-    assert not cgroupfs.is_frozen(f"{pod}/c")
+    anywhere.freeze(pod)
+    anywhere.thaw(pod)
+    assert not anywhere.is_frozen(f"{pod}/c")
     assert answer(echo) == "awake"
-    cgroupfs.thaw(pod)
+    anywhere.thaw(pod)
 
 
-def test_thaw_of_a_cgroup_that_is_gone_is_silent(cgroupfs: Cgroupfs, cgroup_parent: str) -> None:
-    cgroupfs.thaw(f"{cgroup_parent}/none")
-    cgroupfs.kill(f"{cgroup_parent}/none")
+def test_thaw_of_a_cgroup_that_is_gone_is_silent(anywhere: Cgroupfs, cgroup_parent: str) -> None:
+    anywhere.thaw(f"{cgroup_parent}/none")
+    anywhere.kill(f"{cgroup_parent}/none")
     with pytest.raises(EngineFailed, match="No such file"):
-        cgroupfs.freeze(f"{cgroup_parent}/none")
+        anywhere.freeze(f"{cgroup_parent}/none")
 
 
 def test_kill_of_a_frozen_subtree_leaves_nobody(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
     pod = f"{cgroup_parent}/pod"
     processes = []
     for name in ("a", "b", "b/deep"):
-        cgroupfs.create(f"{pod}/{name}")
+        anywhere.create(f"{pod}/{name}")
         process = start("")
         with contextlib.suppress(EngineFailed):
             # On v2 a cgroup with controllers below it takes no processes of its own.
-            cgroupfs.join(f"{pod}/{name}", process.pid)
+            anywhere.join(f"{pod}/{name}", process.pid)
             processes.append(process)
-    cgroupfs.freeze(f"{pod}/b")
-    cgroupfs.freeze(pod)
-    assert set(cgroupfs.procs(pod)) == {process.pid for process in processes}
-    cgroupfs.kill(pod)
+    anywhere.freeze(f"{pod}/b")
+    anywhere.freeze(pod)
+    assert set(anywhere.procs(pod)) == {process.pid for process in processes}
+    anywhere.kill(pod)
     assert [process.wait() for process in processes] == [-9] * len(processes)
-    assert cgroupfs.procs(pod) == ()
+    assert anywhere.procs(pod) == ()
 
 
 def test_kill_of_a_forking_subtree_leaves_nobody(
@@ -438,93 +465,93 @@ def test_kill_of_a_forking_subtree_leaves_nobody(
     cgroupfs.remove(path)
 
 
-def test_create_below_a_frozen_cgroup_is_refused(cgroupfs: Cgroupfs, cgroup_parent: str) -> None:
-    cgroupfs.create(f"{cgroup_parent}/pod")
-    cgroupfs.freeze(f"{cgroup_parent}/pod")
+def test_create_below_a_frozen_cgroup_is_refused(anywhere: Cgroupfs, cgroup_parent: str) -> None:
+    anywhere.create(f"{cgroup_parent}/pod")
+    anywhere.freeze(f"{cgroup_parent}/pod")
     with pytest.raises(InvalidState, match="it is frozen"):
-        cgroupfs.create(f"{cgroup_parent}/pod/c")
-    assert not cgroupfs.exists(f"{cgroup_parent}/pod/c")
+        anywhere.create(f"{cgroup_parent}/pod/c")
+    assert not anywhere.exists(f"{cgroup_parent}/pod/c")
 
 
 def test_create_over_a_frozen_leftover_thaws_it(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
     path = f"{cgroup_parent}/c"
-    cgroupfs.create(path)
-    cgroupfs.freeze(path)
-    cgroupfs.create(path)
-    assert not cgroupfs.is_frozen(path)
+    anywhere.create(path)
+    anywhere.freeze(path)
+    anywhere.create(path)
+    assert not anywhere.is_frozen(path)
     process = start("")
-    cgroupfs.join(path, process.pid)
-    cgroupfs.freeze(path)
+    anywhere.join(path, process.pid)
+    anywhere.freeze(path)
     with pytest.raises(InvalidState, match="it is frozen"):
-        cgroupfs.create(path)
-    assert cgroupfs.exists(path)
+        anywhere.create(path)
+    assert anywhere.exists(path)
 
 
 # --- removing ----------------------------------------------------------------------------------
 
 
 def test_remove_while_a_process_lives_there_says_busy(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
     for name in ("busy", "idle"):
-        cgroupfs.create(f"{cgroup_parent}/pod/{name}")
+        anywhere.create(f"{cgroup_parent}/pod/{name}")
     process = start("")
-    cgroupfs.join(f"{cgroup_parent}/pod/busy", process.pid)
+    anywhere.join(f"{cgroup_parent}/pod/busy", process.pid)
     with pytest.raises(OSError, match="busy") as caught:
-        cgroupfs.remove(f"{cgroup_parent}/pod")
+        anywhere.remove(f"{cgroup_parent}/pod")
     assert caught.value.errno == errno.EBUSY
-    assert cgroupfs.procs(f"{cgroup_parent}/pod") == (process.pid,)
-    assert not cgroupfs.exists(f"{cgroup_parent}/pod/idle")
-    assert not cgroupfs.remove_if_empty(cgroup_parent)
+    assert anywhere.procs(f"{cgroup_parent}/pod") == (process.pid,)
+    assert not anywhere.exists(f"{cgroup_parent}/pod/idle")
+    assert not anywhere.remove_if_empty(cgroup_parent)
     process.kill()
     process.wait()
-    cgroupfs.remove(f"{cgroup_parent}/pod")
-    assert cgroupfs.remove_if_empty(cgroup_parent)
+    anywhere.remove(f"{cgroup_parent}/pod")
+    assert anywhere.remove_if_empty(cgroup_parent)
 
 
 def test_remove_waits_for_a_process_that_is_going(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
-    cgroupfs.create(f"{cgroup_parent}/c")
+    anywhere.create(f"{cgroup_parent}/c")
     process = start("block = bytearray(30 << 20)\nprint('up', flush=True)\nsys.stdin.readline()")
-    cgroupfs.join(f"{cgroup_parent}/c", process.pid)
+    anywhere.join(f"{cgroup_parent}/c", process.pid)
     go(process)
     assert answer(process) == "up"
     process.kill()
-    cgroupfs.remove(f"{cgroup_parent}/c")
-    assert not cgroupfs.exists(f"{cgroup_parent}/c")
+    anywhere.remove(f"{cgroup_parent}/c")
+    assert not anywhere.exists(f"{cgroup_parent}/c")
 
 
-def test_remove_takes_what_others_made_below(cgroupfs: Cgroupfs, cgroup_parent: str) -> None:
-    cgroupfs.create(f"{cgroup_parent}/c")
-    for directory in cgroupfs.join_dirs(f"{cgroup_parent}/c"):
+def test_remove_takes_what_others_made_below(anywhere: Cgroupfs, cgroup_parent: str) -> None:
+    anywhere.create(f"{cgroup_parent}/c")
+    for directory in anywhere.join_dirs(f"{cgroup_parent}/c"):
         os.makedirs(f"{directory}/x/y/z")
         os.mkdir(f"{directory}/w")
-    cgroupfs.remove(f"{cgroup_parent}/c")
-    assert not cgroupfs.exists(f"{cgroup_parent}/c")
+    anywhere.remove(f"{cgroup_parent}/c")
+    assert not anywhere.exists(f"{cgroup_parent}/c")
 
 
 def test_remove_of_a_half_made_cgroup_removes_the_rest(
-    cgroupfs: Cgroupfs, cgroup_parent: str
+    anywhere: Cgroupfs, cgroup_parent: str
 ) -> None:
-    cgroupfs.create(f"{cgroup_parent}/c")
-    os.rmdir(cgroupfs.join_dirs(f"{cgroup_parent}/c")[0])
-    cgroupfs.remove(f"{cgroup_parent}/c")
-    assert not cgroupfs.exists(f"{cgroup_parent}/c")
+    anywhere.create(f"{cgroup_parent}/c")
+    os.rmdir(anywhere.join_dirs(f"{cgroup_parent}/c")[0])
+    anywhere.remove(f"{cgroup_parent}/c")
+    assert not anywhere.exists(f"{cgroup_parent}/c")
 
 
 def test_remove_many_reports_only_what_stays(
-    cgroupfs: Cgroupfs, cgroup_parent: str, start: Start
+    anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:
     paths = [f"{cgroup_parent}/{number}" for number in range(20)]
-    cgroupfs.create_many([NewCgroup(path) for path in paths])
+    anywhere.create_many([NewCgroup(path) for path in paths])
     process = start("")
-    cgroupfs.join(paths[7], process.pid)
-    errors = cgroupfs.remove_many(paths)
+    anywhere.join(paths[7], process.pid)
+    errors = anywhere.remove_many(paths)
     assert list(errors) == [paths[7]]
-    assert [path for path in paths if cgroupfs.exists(path)] == [paths[7]]
+    assert [path for path in paths if anywhere.exists(path)] == [paths[7]]
 
 
 def test_close_twice_leaves_no_descriptor() -> None:

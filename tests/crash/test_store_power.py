@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from doubles.disks import PowerCut, RecordingDisk
 from doubles.states import Model, apply, check_indexes, content, random_ops
-
 from podrt.store.compact import LOCK_NAME
 from podrt.store.wal import Store
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -123,6 +124,28 @@ class _Served:
                 memory[:8] = (value + 1).to_bytes(8, "little")
                 self._table.release(index)
         return deaths
+
+    def hold_many(self, index: int, tasks: int) -> list[int]:
+        """That many Trio tasks hold the lock for a moment each: when they got it (monotonic)."""
+        import trio
+
+        from podrt.locks import Locks
+
+        got: list[int] = []
+
+        async def hold(locks: Locks) -> None:
+            async with locks.hold(index):
+                got.append(time.monotonic_ns())
+                await trio.sleep(0.0005)
+
+        async def hold_all() -> None:
+            async with trio.open_nursery() as nursery:
+                locks = Locks(self._table)
+                for _ in range(tasks):
+                    nursery.start_soon(hold, locks)
+
+        trio.run(hold_all)
+        return got
 
     def ask(self, name: str, args: list[Any]) -> object:
         own = getattr(self, name, None)

@@ -13,11 +13,7 @@ TEXT = {
     ".sh", ".json", "",
 }  # fmt: skip
 # Paths of somebody's machine, put together here so that this file does not hold them.
-MACHINE_PATHS = re.compile(
-    "|".join(
-        ["/wo" + "rk/", "/ho" + r"me/\w", "/ro" + "ot/\\.", "/op" + "t/wheels", "/op" + "t/pypi"]
-    )
-)
+MACHINE_PATHS = re.compile("|".join(["/wo" + "rk/", "/ro" + r"ot/\.", "/op" + "t/(wheels|pypi)"]))
 UNFINISHED = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + r"X)\b|NotImplemented" + "Error")
 
 

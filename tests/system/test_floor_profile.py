@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from podrt import ContainerConfig, PodConfig, open_runtime
-from podrt.cgroups.managers import open_manager
 from podrt.config import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -67,13 +66,9 @@ async def podrt_pid(tmp_path: Path, rootfs: Path, parent: str) -> AsyncIterator[
         pod = await runtime.create_pod(PodConfig(name="p", cgroup_parent=parent), members)
         try:
             await pod.start()
-            manager = open_manager("cgroupfs")
-            path = manager.container_path(
-                parent, runtime.container("a").id, manager.pod_path(parent, pod.id)
-            )
-            yield manager.procs(path)[0]
+            yield runtime.container("a").facts().pid
         finally:
-            await pod.remove(force=True)
+            await pod.remove(force=True, timeout_s=0)
 
 
 def namespaces(pid: int) -> dict[str, bool]:

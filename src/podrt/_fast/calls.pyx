@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False, autotestdict=False
 """System calls that Python 3.11 does not offer, each without the GIL.
 
 Inside, a failure is -errno; outside, it is OSError with the path. Every descriptor that comes back
@@ -113,7 +113,9 @@ cdef extern from *:
     long podrt_openat2(int, const char *, uint64_t, uint64_t, uint64_t) noexcept nogil
     long podrt_open_tree(int, const char *, unsigned) noexcept nogil
     long podrt_move_mount(int, const char *, int, const char *, unsigned) noexcept nogil
-    long podrt_mount_setattr(int, const char *, unsigned, uint64_t, uint64_t, uint64_t) noexcept nogil
+    long podrt_mount_setattr(
+        int, const char *, unsigned, uint64_t, uint64_t, uint64_t
+    ) noexcept nogil
     long podrt_unshare(int) noexcept nogil
     long podrt_setns(int, int) noexcept nogil
     int podrt_subreaper(int) noexcept nogil

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False, autotestdict=False
 """Cgroup files in batches: many mkdir, write, read and rmdir without the GIL, in one call.
 
 A step is (operation, directory descriptor, relative path, data to write). No file is ever created:
@@ -10,7 +10,7 @@ import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EEXIST
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 cdef extern from *:
@@ -142,7 +142,7 @@ cdef extern from *:
         return (int)query.count;
     }
 
-    /* Programs attached earlier go after the new one stands: there is no moment without a filter. */
+    /* What was attached earlier goes once the new one stands: no moment is without a filter. */
     static int podrt_bpf_drop(int dir, const uint32_t *ids, int count) {
         for (int i = 0; i < count; i++) {
             struct podrt_bpf_by_id by_id = { ids[i], 0, 0 };

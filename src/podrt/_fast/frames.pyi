@@ -7,6 +7,9 @@ MAX_PAYLOAD_BYTES: Final[int]
 CLEAN: Final[int]
 SHORT: Final[int]
 BAD: Final[int]
+BY_ID: Final[int]
+BY_NAME: Final[int]
+BY_OWNER: Final[int]
 
 def crc32(data: Buffer, seed: int = 0) -> int: ...
 def encode_frame(
@@ -16,6 +19,15 @@ def scan(
     data: Buffer, first_seq: int, *, salt: int
 ) -> tuple[list[tuple[int, int, int, int, int, int]], int, int]: ...
 def search(data: Buffer, *, salt: int) -> tuple[int, int]: ...
+def find_rows(
+    data: Buffer,
+    layout: tuple[int, int, int],
+    *,
+    field: int,
+    count: int,
+    wanted: bytes,
+    table: int = 0,
+) -> tuple[int, int]: ...
 
 @final
 class Mapping:

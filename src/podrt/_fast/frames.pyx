@@ -22,7 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_SetFromErrno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
@@ -269,6 +269,100 @@ def search(const uint8_t[::1] data not None, *, uint32_t salt):
             if at > count:
                 break
     return seq, durable
+
+
+cdef packed struct Row:
+    uint16_t table
+    uint16_t id_bytes
+    uint16_t name_bytes
+    uint16_t owner_bytes
+    uint32_t pool
+    uint32_t crc
+    uint64_t value
+    uint32_t value_bytes
+    uint32_t unused
+
+assert sizeof(Row) == 32
+
+BY_ID, BY_NAME, BY_OWNER = 0, 1, 2
+
+
+cdef struct Rows:
+    const uint8_t *data
+    size_t count
+    size_t rows
+    size_t pool
+    size_t places
+
+
+cdef int compare(const Rows *rows, size_t place, int field, uint16_t table,
+                 const char *wanted, size_t wanted_bytes) noexcept nogil:
+    """Order of the row at `place` to what is wanted: -1, 0, 1; 2 when it leads outside."""
+    cdef Row row
+    cdef uint32_t number = <uint32_t>place
+    cdef size_t start, length
+    cdef int order
+    if field != 0:
+        if rows.places + place * 4 + 4 > rows.count:
+            return 2
+        memcpy(&number, rows.data + rows.places + place * 4, 4)
+    start = rows.rows + <size_t>number * sizeof(Row)
+    if start + sizeof(Row) > rows.count:
+        return 2
+    memcpy(&row, rows.data + start, sizeof(Row))
+    start = rows.pool + row.pool
+    length = row.id_bytes
+    if field == 0 and row.table != table:
+        return -1 if row.table < table else 1
+    if field == 1:
+        start += row.id_bytes
+        length = row.name_bytes
+    elif field == 2:
+        start += <size_t>row.id_bytes + row.name_bytes
+        length = row.owner_bytes
+    if start + length > rows.count:
+        return 2
+    order = memcmp(rows.data + start, wanted, min(length, wanted_bytes))
+    if order != 0:
+        return -1 if order < 0 else 1
+    return (length > wanted_bytes) - (length < wanted_bytes)
+
+
+def find_rows(const uint8_t[::1] data not None, tuple layout not None, *, int field,
+              size_t count, bytes wanted not None, uint16_t table=0):
+    """The range (first, behind the last) of places in a snapshot's index that equal `wanted`.
+
+    `layout` is (offset of the rows, of the pool, of the sorted row numbers of this field).
+    Raises: ValueError when the index leads outside `data`.
+    """
+    cdef Rows rows
+    cdef const char *key = PyBytes_AS_STRING(wanted)
+    cdef size_t key_bytes = len(wanted)
+    cdef size_t low = 0
+    cdef size_t high = count
+    cdef size_t middle
+    cdef int order = 0
+    if count == 0:
+        return 0, 0
+    rows.data = &data[0]
+    rows.count = <size_t>data.shape[0]
+    rows.rows, rows.pool, rows.places = layout
+    while low < high and order != 2:
+        middle = (low + high) // 2
+        order = compare(&rows, middle, field, table, key, key_bytes)
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    high = low
+    while order != 2 and high < count:
+        order = compare(&rows, high, field, table, key, key_bytes)
+        if order != 0:
+            break
+        high += 1
+    if order == 2:
+        raise ValueError("the index leads outside the file")
+    return low, high
 
 
 @cython.final

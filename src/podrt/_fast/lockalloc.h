@@ -121,6 +121,22 @@ static inline int64_t lk_allocate(lk_header *header, size_t chunks, uint32_t ide
     return -1;
 }
 
+/* Adds a chunk. Every step may be done twice, or by two at once, so nothing is locked. */
+static inline int lk_grow(lk_header *header, int fd, uint32_t capacity)
+{
+    size_t number = capacity / LK_CHUNK_ENTRIES;
+    lk_chunk *chunk = lk_chunk_at(header, number);
+    off_t offset = (off_t)(LK_CHUNKS_AT + number * sizeof(lk_chunk));
+    /* Blocks are reserved now: a full tmpfs would otherwise answer a store with SIGBUS. */
+    if (fallocate(fd, 0, offset, sizeof(lk_chunk)) != 0)
+        return -errno;
+    for (size_t word = 0; word < LK_CHUNK_ENTRIES / 64; word++)
+        lk_set_bits(&chunk->free_bits[word], ~0ull);
+    lk_set_bits(&header->summary[number / 64], 1ull << number % 64);
+    lk_swap32(&header->capacity, capacity, capacity + LK_CHUNK_ENTRIES);
+    return 0;
+}
+
 /* Empties an entry that is in this process's hands. */
 static inline void lk_offer(lk_header *header, size_t index)
 {

@@ -120,6 +120,11 @@ _Static_assert(sizeof(lk_slot) == 64 && sizeof(lk_entry) == 64, "one cache line 
 _Static_assert(sizeof(lk_chunk) % LK_PAGE == 0, "chunks are whole pages");
 _Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "atomics in shared memory must be lock free");
 
+/* Stands before every write to shared memory: a test dies at each of them in turn. */
+#ifndef LK_STEP
+#define LK_STEP() ((void)0)
+#endif
+
 static inline uint64_t lk_load(lk_u64 *word)
 {
     return atomic_load_explicit(word, memory_order_acquire);
@@ -127,31 +132,47 @@ static inline uint64_t lk_load(lk_u64 *word)
 
 static inline void lk_store(lk_u64 *word, uint64_t value)
 {
+    LK_STEP();
     atomic_store_explicit(word, value, memory_order_release);
 }
 
 static inline int lk_swap(lk_u64 *word, uint64_t old, uint64_t new)
 {
+    LK_STEP();
     return atomic_compare_exchange_strong_explicit(word, &old, new, memory_order_acq_rel,
                                                    memory_order_relaxed);
 }
 
 /* The hint bits need one order that all agree on: bit cleared, then the truth read again. */
-static inline void lk_set_bits(lk_u64 *word, uint64_t bits) { atomic_fetch_or(word, bits); }
+static inline void lk_set_bits(lk_u64 *word, uint64_t bits)
+{
+    LK_STEP();
+    atomic_fetch_or(word, bits);
+}
 
-static inline void lk_clear_bits(lk_u64 *word, uint64_t bits) { atomic_fetch_and(word, ~bits); }
+static inline void lk_clear_bits(lk_u64 *word, uint64_t bits)
+{
+    LK_STEP();
+    atomic_fetch_and(word, ~bits);
+}
 
 static inline uint32_t lk_load32(lk_u32 *word) { return atomic_load(word); }
 
-static inline void lk_store32(lk_u32 *word, uint32_t value) { atomic_store(word, value); }
+static inline void lk_store32(lk_u32 *word, uint32_t value)
+{
+    LK_STEP();
+    atomic_store(word, value);
+}
 
 static inline int lk_swap32(lk_u32 *word, uint32_t old, uint32_t new)
 {
+    LK_STEP();
     return atomic_compare_exchange_strong(word, &old, new);
 }
 
 static inline uint32_t lk_add32(lk_u32 *word, uint32_t value)
 {
+    LK_STEP();
     return atomic_fetch_add(word, value);
 }
 
@@ -163,6 +184,7 @@ static inline int lk_take(lk_u64 *word, uint32_t identity, uint64_t *seen)
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     while ((uint32_t)old == 0) {
         uint64_t new = ((old >> 32) + 1) << 32 | identity;
+        LK_STEP();
         if (atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_acquire,
                                                   memory_order_relaxed))
             return 1;
@@ -178,6 +200,7 @@ static inline int lk_drop(lk_u64 *word, uint32_t identity)
     uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
     while (((uint32_t)old & LK_IDENTITY_MASK) == identity) {
         uint64_t new = old >> 32 << 32;
+        LK_STEP();
         if (atomic_compare_exchange_weak_explicit(word, &old, new, memory_order_release,
                                                   memory_order_relaxed))
             return ((uint32_t)old & LK_WAITERS) != 0;
@@ -202,16 +225,16 @@ static inline int lk_wake(void *address, int count)
     return woken < 0 ? 0 : (int)woken;
 }
 
-static inline struct timespec lk_from_ms(int64_t ms)
+static inline struct timespec lk_from_us(int64_t us)
 {
-    struct timespec span = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    struct timespec span = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
     return span;
 }
 
 /* Sleeps while the 32 bits at `address` are `expected`; any return may be for no reason. */
-static inline void lk_sleep(void *address, uint32_t expected, int64_t timeout_ms)
+static inline void lk_sleep(void *address, uint32_t expected, int64_t timeout_us)
 {
-    struct timespec span = lk_from_ms(timeout_ms);
+    struct timespec span = lk_from_us(timeout_us);
     syscall(SYS_futex, address, FUTEX_WAIT, expected, &span, NULL, 0);
 }
 
@@ -237,16 +260,16 @@ static inline void lk_sleep_on(lk_sleepers *all, void *address, uint32_t expecte
 }
 
 /* How long a process without futex_waitv sleeps before it looks at everything again. */
-#define LK_POLL_MS 2
+#define LK_POLL_US 2000
 
 /* Sleeps until one of the words changes; where futex_waitv is missing only the first word (the
  * mail) can be slept on and the others are polled. */
-static inline void lk_sleep_any(lk_sleepers *all, int64_t timeout_ms)
+static inline void lk_sleep_any(lk_sleepers *all, int64_t timeout_us)
 {
-    struct timespec until;
+    struct timespec until, span = lk_from_us(timeout_us);
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += timeout_ms % 1000 * 1000000;
+    until.tv_sec += span.tv_sec;
+    until.tv_nsec += span.tv_nsec;
     if (until.tv_nsec >= 1000000000) {
         until.tv_sec += 1;
         until.tv_nsec -= 1000000000;
@@ -254,9 +277,9 @@ static inline void lk_sleep_any(lk_sleepers *all, int64_t timeout_ms)
     long rc = syscall(SYS_futex_waitv, all->words, all->count, 0, &until, CLOCK_MONOTONIC);
     if (rc >= 0 || errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT)
         return;
-    if (all->count > 1 && timeout_ms > LK_POLL_MS)
-        timeout_ms = LK_POLL_MS;
-    lk_sleep((void *)(uintptr_t)all->words[0].uaddr, (uint32_t)all->words[0].val, timeout_ms);
+    if (all->count > 1 && timeout_us > LK_POLL_US)
+        timeout_us = LK_POLL_US;
+    lk_sleep((void *)(uintptr_t)all->words[0].uaddr, (uint32_t)all->words[0].val, timeout_us);
 }
 
 /* The start time of a live process: 1 and its ticks, 0 when there is none (a zombie is none),
@@ -312,6 +335,35 @@ static inline int lk_alive(lk_slot *slots, uint32_t identity, uint32_t pidns)
         return 1;
     int rc = lk_start_ticks(pid, &ticks);
     return rc < 0 || (rc > 0 && (ticks & LK_TICKS_MASK) == word >> LK_TICKS_SHIFT);
+}
+
+/* Takes a process slot, a dead process's if none is free: the new identity, 0 when all 4,095 are
+ * in use. The swap makes the whole identity visible at once. */
+static inline uint32_t lk_claim_slot(lk_header *header, lk_slot *slots, int pid, uint64_t ticks,
+                                     uint32_t pidns)
+{
+    uint32_t hint = lk_add32(&header->slot_hint, 1);
+    for (uint32_t step = 0; step < 2 * (LK_SLOTS - 1); step++) {
+        uint32_t number = 1 + (hint + step) % (LK_SLOTS - 1);
+        lk_slot *slot = &slots[number];
+        uint64_t word = lk_load(&slot->word);
+        uint64_t generation = word >> LK_SLOT_GENERATION_SHIFT & LK_GENERATION_MASK;
+        uint32_t theirs = number | (uint32_t)generation << LK_GENERATION_SHIFT;
+        int in_first_round = step < LK_SLOTS - 1;
+        if ((word & LK_PID_MASK) != 0 && (in_first_round || lk_alive(slots, theirs, pidns)))
+            continue;
+        generation = (generation + 1) & LK_GENERATION_MASK;
+        uint64_t mine = ((uint64_t)pid & LK_PID_MASK) | generation << LK_SLOT_GENERATION_SHIFT
+                        | (ticks & LK_TICKS_MASK) << LK_TICKS_SHIFT;
+        if (!lk_swap(&slot->word, word, mine))
+            continue;
+        lk_store(&slot->start_ticks, ticks);
+        lk_store32(&slot->pidns, pidns);
+        for (uint32_t place = 0; place < LK_WAITING; place++)
+            lk_store32(&slot->waiting[place], 0);
+        return number | (uint32_t)generation << LK_GENERATION_SHIFT;
+    }
+    return 0;
 }
 
 /* A page whose content a forked child does not get: it reads zero there. */

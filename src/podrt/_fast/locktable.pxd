@@ -44,7 +44,6 @@ cdef class LockTable:
 
     cdef int _attach(self, int fd) except -1
     cdef int _enter_process(self) except -1
-    cdef int _claim_slot(self, uint64_t ticks) except -1
     cdef int _revive(self) except -1
     cdef int _refresh(self, size_t index) except -1
     cdef int _grow(self) except -1

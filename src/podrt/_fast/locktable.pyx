@@ -39,32 +39,32 @@ cdef extern from "lockalloc.h" nogil:
     enum:
         LK_PAGE, LK_SLOTS, LK_CHUNK_ENTRIES, LK_MAX_CHUNKS
         LK_SLOT_MASK, LK_GENERATION_SHIFT, LK_GENERATION_MASK, LK_IDENTITY_MASK
-        LK_PID_MASK, LK_SLOT_GENERATION_SHIFT, LK_TICKS_SHIFT, LK_TICKS_MASK
+        LK_PID_MASK, LK_SLOT_GENERATION_SHIFT
         LK_VERB_SHIFT, LK_PREEMPT_SHIFT, LK_CLAIM_SEQ_SHIFT
-        LK_FREE, LK_KIND_MASK, LK_WAITV_MAX, LK_WAITING, LK_POLL_MS
+        LK_FREE, LK_KIND_MASK, LK_WAITV_MAX, LK_WAITING, LK_POLL_US
     const uint32_t LK_WAITERS
     const size_t LK_CHUNKS_AT
     const size_t LK_MAP_BYTES
     ctypedef struct lk_sleepers:
         uint32_t count
     uint64_t lk_load(lk_u64 *word)
-    void lk_store(lk_u64 *word, uint64_t value)
     bint lk_swap(lk_u64 *word, uint64_t old, uint64_t new)
-    void lk_set_bits(lk_u64 *word, uint64_t bits)
     uint32_t lk_load32(lk_u32 *word)
     void lk_store32(lk_u32 *word, uint32_t value)
-    bint lk_swap32(lk_u32 *word, uint32_t old, uint32_t new)
     uint32_t lk_add32(lk_u32 *word, uint32_t value)
     bint lk_take(lk_u64 *word, uint32_t identity, uint64_t *seen)
     int lk_drop(lk_u64 *word, uint32_t identity)
     uint32_t lk_mark_waited(lk_u64 *word)
     int lk_wake(void *address, int count)
-    void lk_sleep(void *address, uint32_t expected, int64_t timeout_ms)
+    void lk_sleep(void *address, uint32_t expected, int64_t timeout_us)
     int64_t lk_now_ms()
     void lk_sleep_on(lk_sleepers *all, void *address, uint32_t expected)
-    void lk_sleep_any(lk_sleepers *all, int64_t timeout_ms)
+    void lk_sleep_any(lk_sleepers *all, int64_t timeout_us)
     int lk_start_ticks(int pid, uint64_t *ticks)
     bint lk_alive(lk_slot *slots, uint32_t identity, uint32_t pidns)
+    uint32_t lk_claim_slot(lk_header *header, lk_slot *slots, int pid, uint64_t ticks,
+                           uint32_t pidns)
+    int lk_grow(lk_header *header, int fd, uint32_t capacity)
     uint32_t *lk_new_mark()
     lk_chunk *lk_chunk_at(void *base, size_t number)
     int64_t lk_allocate(lk_header *header, size_t chunks, uint32_t identity,
@@ -72,9 +72,6 @@ cdef extern from "lockalloc.h" nogil:
     bint lk_free(lk_header *header, size_t index, uint32_t identity, const uint64_t *owner)
     int lk_repair(lk_header *header, lk_slot *slots, size_t index, uint32_t identity,
                   uint32_t pidns)
-
-cdef extern from "fcntl.h" nogil:
-    int fallocate(int fd, int mode, int64_t offset, int64_t length)
 
 cdef extern from "unistd.h" nogil:
     int close_fd "close"(int fd)
@@ -196,37 +193,12 @@ cdef class LockTable:
         if lk_start_ticks(os.getpid(), &ticks) <= 0:
             raise InternalError("/proc does not show this process: cannot take part in locking")
         self.pidns = <uint32_t>os.stat("/proc/self/ns/pid").st_ino
-        self._claim_slot(ticks)
-        lk_store(&self.slot.start_ticks, ticks)
-        lk_store32(&self.slot.pidns, self.pidns)
-        for number in range(LK_WAITING):
-            lk_store32(&self.slot.waiting[number], 0)
+        self.identity = lk_claim_slot(self.header, self.slots, os.getpid(), ticks, self.pidns)
+        if self.identity == 0:
+            raise LimitReached("lock table", f"{LK_SLOTS - 1} processes")
+        self.slot = &self.slots[self.identity & LK_SLOT_MASK]
         self.mark[0] = 1
         return 0
-
-    cdef int _claim_slot(self, uint64_t ticks) except -1:
-        cdef uint64_t word, new, generation
-        cdef uint32_t hint = lk_add32(&self.header.slot_hint, 1)
-        cdef uint32_t step, number, identity
-        cdef bint reclaim
-        cdef uint64_t me = (<uint64_t>os.getpid() & LK_PID_MASK) | (
-            (ticks & LK_TICKS_MASK) << LK_TICKS_SHIFT)
-        for reclaim in (False, True):
-            for step in range(LK_SLOTS - 1):
-                number = 1 + (hint + step) % (LK_SLOTS - 1)
-                word = lk_load(&self.slots[number].word)
-                generation = (word >> LK_SLOT_GENERATION_SHIFT) & LK_GENERATION_MASK
-                identity = number | <uint32_t>(generation << LK_GENERATION_SHIFT)
-                if word & LK_PID_MASK:
-                    if not reclaim or lk_alive(self.slots, identity, self.pidns):
-                        continue
-                generation = (generation + 1) & LK_GENERATION_MASK
-                new = me | generation << LK_SLOT_GENERATION_SHIFT
-                if lk_swap(&self.slots[number].word, word, new):
-                    self.slot = &self.slots[number]
-                    self.identity = number | <uint32_t>(generation << LK_GENERATION_SHIFT)
-                    return 0
-        raise LimitReached("lock table", f"{LK_SLOTS - 1} processes")
 
     cdef int _revive(self) except -1:
         """The slow side of every call: a closed table, or the first call of a forked child."""
@@ -249,20 +221,12 @@ cdef class LockTable:
         return 0
 
     cdef int _grow(self) except -1:
-        """Adds a chunk. Every step may be done twice or by two at once, so nothing is locked."""
-        cdef size_t number = self.known_capacity // LK_CHUNK_ENTRIES
-        cdef lk_chunk *chunk = lk_chunk_at(self.header, number)
-        cdef int64_t offset = <int64_t>(LK_CHUNKS_AT + number * sizeof(lk_chunk))
-        cdef uint32_t old = <uint32_t>self.known_capacity
-        if number >= LK_MAX_CHUNKS:
+        cdef int failed
+        if self.known_capacity >= MAX_LOCKS:
             raise LimitReached("lock table", f"{MAX_LOCKS} locks")
-        # Blocks are reserved now: a full tmpfs would otherwise answer a store with SIGBUS.
-        if fallocate(self.fd, 0, offset, sizeof(lk_chunk)) != 0:
-            raise StoreFailed(self.path, errno, "grow")
-        for word in range(LK_CHUNK_ENTRIES // 64):
-            lk_set_bits(&chunk.free_bits[word], <uint64_t>-1)
-        lk_set_bits(&self.header.summary[number // 64], <uint64_t>1 << (number % 64))
-        lk_swap32(&self.header.capacity, old, old + LK_CHUNK_ENTRIES)
+        failed = lk_grow(self.header, self.fd, <uint32_t>self.known_capacity)
+        if failed < 0:
+            raise StoreFailed(self.path, -failed, "grow")
         return self._refresh(1)
 
     cdef inline lk_entry *_entry(self, Py_ssize_t index) except NULL:
@@ -325,7 +289,7 @@ cdef class LockTable:
                 if left <= 0:
                     return False
                 with nogil:
-                    lk_sleep(word, low, min(left, _LIVENESS_MS))
+                    lk_sleep(word, low, 1000 * min(left, _LIVENESS_MS))
                 PyErr_CheckSignals()
         finally:
             self._leave()
@@ -360,6 +324,10 @@ cdef class LockTable:
         cdef uint64_t word = lk_load(&self._entry(index).word)
         return (<uint32_t>word & LK_IDENTITY_MASK) == self.identity
 
+    def ticket(self, Py_ssize_t index) -> int:
+        """A number that moves each time somebody takes lock `index`."""
+        return lk_load(&self._entry(index).word) >> 32
+
     def waiters(self, Py_ssize_t index):
         """The pids that are known to sleep on lock `index` (a process shows its first eight)."""
         cdef lk_entry *entry = self._entry(index)
@@ -392,7 +360,7 @@ cdef class LockTable:
         lk_wake(&self.slot.mail, INT_MAX)
 
     def wait_any(self, list locks not None, list claims not None, uint32_t mail,
-                 long timeout_ms) -> None:
+                 long timeout_us) -> None:
         """Sleeps until one of `locks` may be free, one of `claims` may have ended, or mail came.
 
         `mail` is what `mail()` said before the lists were made. Returns also for no reason: the
@@ -410,7 +378,7 @@ cdef class LockTable:
         lk_sleep_on(&all, &slot.mail, mail)
         for index in locks + claims:
             if all.count == LK_WAITV_MAX:
-                timeout_ms = min(timeout_ms, LK_POLL_MS)
+                timeout_us = min(timeout_us, LK_POLL_US)
                 break
             word = &self._entry(index).word if place < len(locks) else &self._entry(index).claim
             place += 1
@@ -422,7 +390,7 @@ cdef class LockTable:
             lk_store32(&slot.waiting[place], <uint32_t>locks[place] + 1)
         self.inside += 1
         with nogil:
-            lk_sleep_any(&all, timeout_ms)
+            lk_sleep_any(&all, timeout_us)
         for place in range(min(LK_WAITING, len(locks))):
             lk_store32(&slot.waiting[place], 0)
         self._leave()
@@ -512,7 +480,7 @@ cdef class LockTable:
                 low = lk_mark_waited(word)
                 if low != 0:
                     with nogil:
-                        lk_sleep(word, low, min(left, _LIVENESS_MS))
+                        lk_sleep(word, low, 1000 * min(left, _LIVENESS_MS))
                     PyErr_CheckSignals()
             return True
         finally:

@@ -22,6 +22,7 @@
 
 /* Where field 22 of /proc/<pid>/stat is, counted from the state behind the process's name. */
 #define START_TIME_FIELD 19
+#define LAST_SIGNAL 64
 
 static int checked(long result)
 {
@@ -104,6 +105,21 @@ int k_pidfd_signal(int pidfd, int sig)
 pid_t k_clone3(const struct k_clone_args *args)
 {
 	return checked(syscall(SYS_clone3, args, sizeof(*args)));
+}
+
+/* By the calls themselves: the libraries keep some signals for their threads and leave those as
+ * they are, and a signal that an ancestor ignored would reach the programs ignored. */
+void k_reset_signals(void)
+{
+	const uint64_t by_default[4] = {0}; /* struct sigaction as the kernel has it */
+
+	for (int sig = 1; sig <= LAST_SIGNAL; sig++)
+		syscall(SYS_rt_sigaction, sig, by_default, NULL, sizeof(uint64_t));
+}
+
+void k_block_signals(uint64_t mask)
+{
+	syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
 }
 
 void close_fd(int *fd)

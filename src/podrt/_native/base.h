@@ -56,6 +56,8 @@ int k_close_range(unsigned first, unsigned last, unsigned flags);
 int k_pidfd_open(pid_t pid);
 int k_pidfd_signal(int pidfd, int sig);
 pid_t k_clone3(const struct k_clone_args *args);
+void k_reset_signals(void);
+void k_block_signals(uint64_t mask);
 
 #define cleanup_fd __attribute__((cleanup(close_fd)))
 #define cleanup_mem __attribute__((cleanup(free_mem)))

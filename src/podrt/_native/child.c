@@ -155,16 +155,14 @@ static int op_domainname(struct child *child, uint16_t flags, struct reader payl
  * set every disposition to its default. */
 int child_seal(struct child *child)
 {
-	sigset_t none;
-
 	if (child->is_sealed)
 		return 0;
 	child->is_sealed = true;
 	umask(child->umask);
 	if (k_close_range(STDERR_FILENO + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
 		return -errno;
-	sigemptyset(&none);
-	return sigprocmask(SIG_SETMASK, &none, NULL) < 0 ? -errno : 0;
+	k_block_signals(0);
+	return 0;
 }
 
 static int hold(struct child *child)

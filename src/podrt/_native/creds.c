@@ -21,6 +21,7 @@
 #define LAST_CAPABILITY 63
 #define MAX_FILTER 4096 /* BPF_MAXINSNS */
 #define MAX_GROUPS 65536
+#define BELOW (K_RESOLVE_BENEATH | K_RESOLVE_NO_SYMLINKS | K_RESOLVE_NO_XDEV)
 
 struct cap_sets {
 	uint64_t effective, permitted, inheritable;
@@ -210,15 +211,18 @@ int op_umask(struct child *child, uint16_t flags, struct reader payload)
 	return 0;
 }
 
-static int write_proc(struct child *child, const char *path, const char *text)
+/* Never above `below`: a key of a stranger must not reach the rest of procfs. */
+static int write_proc(struct child *child, const char *below, const char *path, const char *text)
 {
 	int proc = verified_proc(child);
-	cleanup_fd int fd = -1;
+	cleanup_fd int dir = -1, fd = -1;
 
 	if (proc < 0)
 		return proc;
-	fd = k_openat2(proc, path, O_WRONLY | O_NOCTTY,
-		       K_RESOLVE_BENEATH | K_RESOLVE_NO_SYMLINKS | K_RESOLVE_NO_XDEV);
+	dir = k_openat2(proc, below, O_PATH | O_DIRECTORY, BELOW);
+	if (dir < 0)
+		return dir;
+	fd = k_openat2(dir, path, O_WRONLY | O_NOCTTY, BELOW);
 	return fd < 0 ? fd : write_all(fd, text, strlen(text));
 }
 
@@ -227,33 +231,30 @@ static int write_proc(struct child *child, const char *path, const char *text)
 int op_sysctl(struct child *child, uint16_t flags, struct reader payload)
 {
 	const char *key = take_str(&payload), *value = take_str(&payload);
-	char path[256] = "sys/";
-	size_t prefix = strlen(path), length = strlen(key);
 	const char *first = strpbrk(key, "./");
 	bool by_dots = first && *first == '.';
+	char path[256];
 
 	(void)flags;
 	child->detail = key;
-	if (length + prefix >= sizeof(path))
+	if (strlen(key) >= sizeof(path))
 		return -ENAMETOOLONG;
-	for (size_t i = 0; i <= length; i++) {
-		char byte = key[i];
-
-		if (by_dots && (byte == '.' || byte == '/'))
-			byte = byte == '.' ? '/' : '.';
-		path[prefix + i] = byte;
+	for (size_t i = 0; i <= strlen(key); i++) {
+		path[i] = key[i];
+		if (by_dots && (key[i] == '.' || key[i] == '/'))
+			path[i] = key[i] == '.' ? '/' : '.';
 	}
-	return write_proc(child, path, value);
+	return write_proc(child, "sys", path, value);
 }
 
 int op_oom_score(struct child *child, uint16_t flags, struct reader payload)
 {
 	int32_t score = (int32_t)take_u32(&payload);
-	char path[48], text[16];
+	char own[16], text[16];
 
 	(void)flags;
 	child->detail = "oom_score_adj";
-	snprintf(path, sizeof(path), "%d/oom_score_adj", (int)getpid());
+	snprintf(own, sizeof(own), "%d", (int)getpid());
 	snprintf(text, sizeof(text), "%d", (int)score);
-	return write_proc(child, path, text);
+	return write_proc(child, own, "oom_score_adj", text);
 }

@@ -85,16 +85,12 @@ static int parse_id(const char *text, uint8_t *id)
  * they unblock, and nothing but SIGKILL can end the monitor. */
 static int set_signals(struct monitor *m)
 {
-	struct sigaction act = {.sa_handler = SIG_DFL};
-	sigset_t all, child;
+	sigset_t child;
 
-	for (int sig = 1; sig < NSIG; sig++)
-		sigaction(sig, &act, NULL);
-	sigfillset(&all);
+	k_reset_signals();
+	k_block_signals(~0ull);
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
-	if (sigprocmask(SIG_SETMASK, &all, NULL) < 0)
-		return -errno;
 	m->signals = (struct source){.kind = SOURCE_SIGNAL};
 	m->signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 	return m->signals.fd < 0 ? -errno : 0;

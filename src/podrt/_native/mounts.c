@@ -294,10 +294,11 @@ int op_readonly(struct child *child, uint16_t flags, struct reader payload)
 	cleanup_fd int tree = -1;
 	int result;
 
-	(void)flags;
 	child->detail = path;
 	if (place < 0)
 		return is_missing(place) ? 0 : place;
+	if (flags & READONLY_IN_PLACE)
+		return k_mount_setattr(place, false, &read_only);
 	tree = k_open_tree(place, "", true);
 	if (tree < 0)
 		return tree;

@@ -195,9 +195,9 @@ static void note_setns(struct plan *plan, struct reader payload)
 }
 
 /* What the monitor itself has to know of an operation. */
-static int note_op(struct plan *plan, uint16_t code, struct reader payload)
+static int note_op(struct plan *plan, const struct op_head *head, struct reader payload)
 {
-	switch (code) {
+	switch (head->code) {
 	case OP_LOG:
 		plan->log_path = take_str(&payload);
 		plan->log_max_bytes = take_u64(&payload);
@@ -208,6 +208,9 @@ static int note_op(struct plan *plan, uint16_t code, struct reader payload)
 		return 0;
 	case OP_SETNS:
 		note_setns(plan, payload);
+		return 0;
+	case OP_CWD:
+		plan->new_cwd = head->flags & 1 ? take_str(&payload) : NULL;
 		return 0;
 	case OP_CAPS:
 		plan->has_caps = true;
@@ -242,7 +245,7 @@ static int check_ops(struct plan *plan, struct reader ops)
 		take_op(&ops, &head, &payload);
 		if (!check_payload(payload, layouts[head.code]))
 			return -EINVAL;
-		result = note_op(plan, head.code, payload);
+		result = note_op(plan, &head, payload);
 		if (result < 0)
 			return result;
 	}

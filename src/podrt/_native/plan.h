@@ -26,6 +26,7 @@ struct plan {
 	const char *log_path; /* NULL: the output goes nowhere */
 	uint64_t log_max_bytes;
 	const char *filter_path; /* of SECCOMP, opened before the root changes */
+	const char *new_cwd;     /* of CWD, if it is to be made when missing */
 	const char *pid_ns;      /* of SETNS: must be entered before the clone */
 	bool has_caps;
 	bool has_user;

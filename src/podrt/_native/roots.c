@@ -194,7 +194,17 @@ int op_pivot(struct child *child, uint16_t flags, struct reader payload)
 	if (!child->launch->plan.has_propagation &&
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -errno;
-	return flags & 1 ? k_mount_setattr(child->root, false, &read_only) : 0;
+	if (!(flags & 1))
+		return 0;
+	/* The last chance to make something in it. */
+	if (child->launch->plan.new_cwd) {
+		cleanup_fd int cwd = make_in_root(child, child->launch->plan.new_cwd);
+
+		child->detail = child->launch->plan.new_cwd;
+		if (cwd < 0)
+			return cwd;
+	}
+	return k_mount_setattr(child->root, false, &read_only);
 }
 
 int op_propagation(struct child *child, uint16_t flags, struct reader payload)

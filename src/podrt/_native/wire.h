@@ -165,4 +165,8 @@ enum bind_flag {
 	BIND_ATTRS_RECURSIVE = 8,
 };
 
+/* A flag of OP_READONLY: the path is a mount of the plan, and what lies below it keeps its own
+ * attributes. */
+#define READONLY_IN_PLACE 1
+
 #endif

@@ -55,6 +55,10 @@ class CgroupManager(Protocol):
         """Whether a process has one cgroup for everything (v2), so that it can be born in it."""
         ...
 
+    def close(self) -> None:
+        """Close what the manager holds open."""
+        ...
+
     def check_parent(self, parent: str, *, rootless: bool = False) -> str:
         """The parent that counts ("" is none) for what the user asked. Raises: InvalidConfig."""
         ...

@@ -24,6 +24,9 @@ class Disabled:
     name = "disabled"
     unified = False
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def check_parent(self, parent: str, *, rootless: bool = False) -> str:
         """Always "": there is no parent to judge."""
         return policy.effective_parent(self.name, parent, rootless=rootless)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from podrt.errors import InvalidConfig
 
 MONITORS = "monitors"
@@ -9,6 +11,7 @@ MONITORS = "monitors"
 # The first is the kernel's; the second leaves room for the names of files below PATH_MAX.
 _LONGEST_NAME = 255
 _LONGEST_PATH = 3500
+_CONTROL = re.compile("[\0-\x1f\x7f]")
 
 
 def check(path: str, field: str = "--cgroup-parent") -> str:
@@ -22,7 +25,7 @@ def check(path: str, field: str = "--cgroup-parent") -> str:
         raise InvalidConfig(field, f"{path!r} names no cgroup")
     if ".." in parts:
         raise InvalidConfig(field, f"{path!r} must not contain ..")
-    if any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in path):
+    if _CONTROL.search(path):
         raise InvalidConfig(field, f"{path!r} holds a control character")
     lengths = [len(_encoded(part, field)) for part in parts]
     if max(lengths) > _LONGEST_NAME or sum(lengths) + len(lengths) > _LONGEST_PATH:

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
                 message = f"unknown flag: {word}"
         raise UsageError(message, self.prog)
 
-    def switch(self, *names: str, default: bool | None = False, help: str) -> None:  # noqa: A002
+    def switch(self, *names: str, default: bool | None = False, help: str) -> None:
         """A boolean flag that also takes Go's `--name=false`."""
         dest = names[0].lstrip("-").replace("-", "_")
         self.add_argument(*names, dest=dest, action="store_true", default=default, help=help)
@@ -39,11 +39,11 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--"):
                 # argparse looks for the whole word before it splits at "=".
                 yes, no = [f"{name}={v}" for v in _TRUE], [f"{name}={v}" for v in _FALSE]
-                hidden = argparse.SUPPRESS
-                self.add_argument(*yes, dest=dest, action="store_true", default=default, help=hidden)
-                self.add_argument(*no, dest=dest, action="store_false", default=default, help=hidden)
+                hide = argparse.SUPPRESS
+                self.add_argument(*yes, dest=dest, action="store_true", default=default, help=hide)
+                self.add_argument(*no, dest=dest, action="store_false", default=default, help=hide)
 
-    def many(self, *names: str, metavar: str, help: str) -> None:  # noqa: A002
+    def many(self, *names: str, metavar: str, help: str) -> None:
         """A flag that may be given several times; a list, empty by default."""
         self.add_argument(*names, action="append", default=[], metavar=metavar, help=help)
 

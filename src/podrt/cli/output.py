@@ -83,5 +83,3 @@ def resolve(words: Sequence[str], look_up: Callable[[str], object], *, ignore: b
             continue
         found.append(word)
     return found
-
-

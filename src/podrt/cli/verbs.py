@@ -88,7 +88,9 @@ def find(words: list[str]) -> tuple[str, list[str]]:
 
 def overview(group: str = "") -> str:
     """The help text that lists all verbs, or those of a group."""
-    shown = {path: verb for path, verb in VERBS.items() if not group or path.startswith(f"{group} ")}
+    shown = {
+        path: verb for path, verb in VERBS.items() if not group or path.startswith(f"{group} ")
+    }
     width = max(len(path) for path in shown)
     lines = [f"  {path:<{width}}  {verb.summary}" for path, verb in shown.items()]
     flags = "  --root DIR  --runroot DIR  --cgroup-manager cgroupfs|disabled  --engine native"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import trio
 
-from podrt.errors import EngineFailed, InternalError
+from podrt.errors import EngineFailed, InternalError, sole_error
 from podrt.layout import Layout
 from podrt.linux import mounts
 
@@ -240,6 +240,8 @@ async def open_monitor(
                 yield monitor
             finally:
                 nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise sole_error(group) from None
     finally:
         sock.close()
 

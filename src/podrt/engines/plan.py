@@ -205,6 +205,7 @@ def compile_plan(
         *_names(spec, clone_flags, joins),
         *(Op(OpCode.SYSCTL, item) for item in linux.sysctl.items()),
         *_hidden(linux.masked_paths, linux.readonly_paths),
+        *_early_directory(spec.root, process.cwd),
         Op(OpCode.PIVOT, (), READ_ONLY_ROOT if spec.root is not None and spec.root.readonly else 0),
         *_propagation(linux.rootfs_propagation),
         *_limits(process),
@@ -373,6 +374,12 @@ def _hidden(masked: tuple[str, ...], read_only: tuple[str, ...]) -> tuple[Op, ..
         *(Op(OpCode.MASK, (path,)) for path in masked),
         *(Op(OpCode.READONLY, (path,)) for path in read_only),
     )
+
+
+def _early_directory(root: oci.Root | None, cwd: str) -> Iterator[Op]:
+    """A working directory that is missing can only be made while the root is writable."""
+    if root is not None and root.readonly and cwd != "/":
+        yield Op(OpCode.CWD, (cwd,), MAKE_DIRECTORY)
 
 
 def _propagation(word: str) -> Iterator[Op]:

@@ -74,6 +74,11 @@ def parse_text(data: bytes, name: str) -> list[PodPlan]:
     return plan_documents(_placed(parse_documents(data, name)))
 
 
+def notes_of(plans: Iterable[PodPlan]) -> list[str]:
+    """The notes of all `plans`, each once."""
+    return list(dict.fromkeys(note for plan in plans for note in plan.notes))
+
+
 def _placed(documents: Sequence[Document]) -> Iterator[tuple[Any, str]]:
     """The objects with where they stand: "shop.yaml:", and the line if there are several."""
     for document in documents:
@@ -254,9 +259,12 @@ class _Source:
         )
 
     def _notes(self) -> tuple[str, ...]:
-        if self._spec.restart_policy is not None:
+        # Kubernetes' default is Always.
+        policy = self._spec.restart_policy or "Always"
+        if policy == "Never":
             return ()
-        return (f"{self._place}.restartPolicy: not given, so containers that end stay ended",)
+        field = f"{self._place}.restartPolicy"
+        return (f"{field}: {policy} is not kept yet: containers that end stay ended",)
 
     def _init_kind(self) -> InitKind:
         word = self._metadata.annotations.get(_INIT_KIND, InitKind.ALWAYS)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
+from podrt._fast import calls
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # How deep to walk with a descriptor per level; what lies deeper is moved up first.
 _MAX_DEPTH = 32
@@ -35,7 +37,7 @@ def remove_tree_at(parent_fd: int, leaf: bytes) -> None:
     the tree, whose content is left alone.
     """
     try:
-        root_fd = os.open(leaf, _DIRECTORY, dir_fd=parent_fd)
+        root_fd = _open(parent_fd, leaf)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -45,18 +47,28 @@ def remove_tree_at(parent_fd: int, leaf: bytes) -> None:
         _unlink(parent_fd, leaf)
         return
     try:
-        device = os.fstat(root_fd).st_dev
-        if device != os.fstat(parent_fd).st_dev:
-            raise OSError(errno.EBUSY, "something is mounted here", leaf)
         # Every round leaves less: what lay too deep has been moved to the top.
-        while not _empty(root_fd, root_fd, device, 0):
+        while not _empty(root_fd, root_fd, 0):
             pass
     finally:
         os.close(root_fd)
     _rmdir(parent_fd, leaf)
 
 
-def _empty(directory_fd: int, root_fd: int, device: int, depth: int) -> bool:
+def _open(parent_fd: int, name: bytes) -> int:
+    """Open a directory that is no mount point.
+
+    Device numbers would not tell: a bind mount shows its source's, a btrfs subvolume its own.
+    """
+    try:
+        return calls.openat2(parent_fd, name, _DIRECTORY, 0, calls.RESOLVE_NO_XDEV)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise OSError(errno.EBUSY, "something is mounted here", name) from error
+        raise
+
+
+def _empty(directory_fd: int, root_fd: int, depth: int) -> bool:
     """Remove what is in a directory; whether all of it is gone (else: go round again)."""
     is_done = True
     with os.scandir(directory_fd) as entries:
@@ -65,22 +77,20 @@ def _empty(directory_fd: int, root_fd: int, device: int, depth: int) -> bool:
             if not entry.is_dir(follow_symlinks=False):
                 _unlink(directory_fd, name)
             elif not _remove_empty(directory_fd, name):
-                is_done &= _remove_filled(directory_fd, name, root_fd, device, depth)
+                is_done &= _remove_filled(directory_fd, name, root_fd, depth)
     return is_done
 
 
-def _remove_filled(directory_fd: int, name: bytes, root_fd: int, device: int, depth: int) -> bool:
+def _remove_filled(directory_fd: int, name: bytes, root_fd: int, depth: int) -> bool:
     if depth >= _MAX_DEPTH:
         _move_up(directory_fd, name, root_fd)
         return False
     try:
-        below_fd = os.open(name, _DIRECTORY, dir_fd=directory_fd)
+        below_fd = _open(directory_fd, name)
     except FileNotFoundError:
         return True
     try:
-        if os.fstat(below_fd).st_dev != device:
-            raise OSError(errno.EBUSY, "something is mounted here", name)
-        is_done = _empty(below_fd, root_fd, device, depth + 1)
+        is_done = _empty(below_fd, root_fd, depth + 1)
     finally:
         os.close(below_fd)
     return is_done and _remove_empty(directory_fd, name)

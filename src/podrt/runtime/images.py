@@ -8,36 +8,17 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from podrt.errors import Ambiguous, InUse, NotFound
+from podrt.errors import InUse
 from podrt.images import blobs
 from podrt.images.importer import import_image, sweep
-from podrt.images.reference import candidates, id_prefix
+from podrt.images.reference import candidates
 from podrt.model.image import Image
 from podrt.store.records import ContainerRecord, Delete, ImageRecord, Op, Put
 from podrt.store.tables import Tables
 from podrt.store.wal import Store
 
 from .context import Context
-
-
-def image_named(tables: Tables, name: str) -> Image:
-    """The image with that reference (as podman resolves it) or unique ID prefix.
-
-    Raises: NotFound, Ambiguous, InvalidConfig for what is no reference.
-    """
-    found = [record.image for record in tables.all(ImageRecord)]
-    wanted = candidates(name)
-    for reference in wanted:
-        for image in found:
-            if reference in image.references:
-                return image
-    prefix = id_prefix(name)
-    matches = [image for image in found if prefix and image.id.startswith(prefix)]
-    if len(matches) > 1:
-        raise Ambiguous("image", name, [image.id for image in matches])
-    if not matches:
-        raise NotFound("image", name)
-    return matches[0]
+from .image_names import image_named
 
 
 async def import_archive(

@@ -20,9 +20,10 @@ from podrt.spec import accounts, devices, seccomp
 from podrt.spec.build import Place, build_spec, this_host
 from podrt.spec.mounts import SharedFiles
 from podrt.store.records import ContainerRecord, PodRecord
+from podrt.volumes import volume_directories
 
 from .context import Context
-from .images import image_named
+from .image_names import image_named
 from .namespaces import shared_types
 
 _encode_json = msgspec.json.Encoder().encode
@@ -88,7 +89,7 @@ def prepare_container(
         place,
         image=image.defaults,
         known=accounts.read_accounts(rootfs.lower),
-        volumes={},
+        volumes=volume_directories(ctx.layout, record.group_id, record.config.mounts),
     )
     plan = compile_plan(
         spec,

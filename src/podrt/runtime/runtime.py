@@ -25,6 +25,7 @@ from podrt.store.wal import Store
 from . import check, create, images, start, stop, teardown
 from .container import Container
 from .context import Context
+from .image_names import image_named
 from .pod import Pod
 from .recovery import renew_locks, undo_dead_intents
 from .view import View
@@ -58,6 +59,7 @@ async def open_runtime(settings: Settings | None = None) -> AsyncIterator[Runtim
         locks = Locks.open(layout.locks)
         stack.callback(locks.close)
         cgroups = open_manager(settings.cgroup_manager)
+        stack.callback(cgroups.close)
         ctx = Context(settings, store, locks, cgroups, features.boot_id())
         stack.callback(ctx.close)
         await undo_dead_intents(ctx)
@@ -180,7 +182,7 @@ class Runtime:
         """The image with that reference or ID prefix. Raises: NotFound, Ambiguous."""
         self._ctx.check_open()
         self._ctx.view.refresh()
-        return images.image_named(self._ctx.store.tables, name)
+        return image_named(self._ctx.store.tables, name)
 
     def images(self) -> list[Image]:
         """Every image, newest first."""

@@ -240,10 +240,10 @@ class _Starter:
                 join=cgroups.join_dirs(record.cgroup_path),
                 flags=wire.START_UNIFIED if cgroups.unified else 0,
             )
-        except EngineFailed:
+        except EngineFailed as exc:
             # Nothing lives in it, and a container that never ran leaves no cgroup behind.
             cgroups.remove(record.cgroup_path)
-            raise
+            raise exc.of_container(record.config.name) from exc
         finally:
             os.close(plan_fd)
 

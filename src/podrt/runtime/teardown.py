@@ -6,6 +6,7 @@ Source: semantics.md section 6: the order, and which error counts.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -148,10 +149,10 @@ class _PodRemoval:
         path = self._ctx.cgroups.monitor_path(self._pod.config.cgroup_parent, self._pod.id)
         try:
             self._ctx.cgroups.update(path, _NO_FORKS)
-        except FileNotFoundError:
-            pass
-        except OSError as exc:
-            _logger.warning("cannot limit the monitor of pod %s: %s", self._pod.id, exc)
+        except (OSError, EngineFailed) as exc:
+            # A pod that never started has no monitor to limit.
+            if exc.errno != errno.ENOENT:
+                _logger.warning("cannot limit the monitor of pod %s: %s", self._pod.id, exc)
 
     async def _remove_members(self) -> Outcomes:
         """Stop what runs, dependents first, then give up what the members had."""

@@ -6,14 +6,17 @@ a verb. Source: architecture.md decisions 2, 3 and 17.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import msgspec
 
+from podrt.config import Settings
 from podrt.engines.liveness import has_monitor
 from podrt.errors import NotFound
 from podrt.layout import Layout
+from podrt.linux import features
 from podrt.linux.process import alive
 from podrt.model.states import (
     ALIVE,
@@ -151,3 +154,20 @@ def _lost(facts: Facts) -> Facts:
     return msgspec.structs.replace(
         facts, phase=Phase.EXITED, exit_code=UNKNOWN_EXIT_CODE, code_unknown=True
     )
+
+
+@contextlib.contextmanager
+def open_view(settings: Settings) -> Iterator[View]:
+    """The reading side alone: no lock is taken and nothing is written.
+
+    Raises: Unsupported for who may not read the state, StoreFailed, StoreCorrupt.
+    """
+    features.require_root()
+    store = Store.open(settings.layout.state_dir, readonly=True)
+    view = View(settings.layout, store, features.boot_id(), settings.namespace)
+    try:
+        view.refresh()
+        yield view
+    finally:
+        view.close()
+        store.close()

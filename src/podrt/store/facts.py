@@ -142,6 +142,22 @@ def _start_failed(facts: Facts, record: JournalRecord) -> Facts:
     )
 
 
+def _namespaces_up(facts: Facts, record: JournalRecord) -> Facts:
+    """An infra container without a process runs while its monitor holds the namespaces."""
+    return Facts(
+        run=facts.run,
+        phase=Phase.RUNNING,
+        started_at_ns=record.at_ns,
+        boot_id=record.boot_id,
+    )
+
+
+def _namespaces_down(facts: Facts, record: JournalRecord) -> Facts:
+    if facts.phase is not Phase.RUNNING:
+        return facts
+    return msgspec.structs.replace(facts, phase=Phase.EXITED, finished_at_ns=record.at_ns)
+
+
 def _move(*, to: Phase, out_of: frozenset[Phase]) -> Callable[[Facts, JournalRecord], Facts]:
     def change(facts: Facts, record: JournalRecord) -> Facts:
         if facts.phase not in out_of:
@@ -160,6 +176,8 @@ _CHANGES: Mapping[int, Callable[[Facts, JournalRecord], Facts]] = {
         to=Phase.STOPPING, out_of=frozenset({Phase.HELD, Phase.RUNNING, Phase.PAUSED})
     ),
     Kind.PAUSED: _move(to=Phase.PAUSED, out_of=frozenset({Phase.RUNNING})),
+    Kind.NS_UP: _namespaces_up,
+    Kind.NS_DOWN: _namespaces_down,
     Kind.UNPAUSED: _move(to=Phase.RUNNING, out_of=frozenset({Phase.PAUSED})),
 }
 _OF_GROUP = frozenset({int(Kind.PAUSED), int(Kind.UNPAUSED)})

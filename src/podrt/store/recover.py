@@ -149,8 +149,15 @@ class Chain:
         claimed = self._testimony()
         if claimed > self.seq:
             raise StoreCorrupt(path, offset, _missing(self.seq, claimed))
-        if not self._store_id and self.later_segments():
+        # The very first header is durable before the first frame is written behind it.
+        if not self._store_id and any(map(self._has_frames, self.later_segments())):
             raise StoreCorrupt(path, 0, "the header is damaged and there is no snapshot")
+
+    def _has_frames(self, first: int) -> bool:
+        try:
+            return os.path.getsize(segment_path(self.state_dir, first)) > HEADER_BYTES
+        except FileNotFoundError:
+            return False
 
     def _where(self) -> tuple[str, int]:
         current = self.current

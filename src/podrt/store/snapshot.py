@@ -16,11 +16,11 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from podrt._fast.frames import Mapping, crc32
+from podrt._fast.frames import BY_ID, BY_NAME, BY_OWNER, Mapping, crc32, find_rows
 from podrt.errors import StoreCorrupt, Unsupported
 
 from .disk import Disk, write_all
@@ -112,42 +112,40 @@ class Snapshot:
         start = self._pool_at + pool
         return table, self._data[start : start + id_bytes].tobytes()
 
-    def _name(self, place: int) -> bytes:
-        row = self._number(self._names_at, place)
-        _, id_bytes, name_bytes, _, pool, *_ = self._row(row)
-        start = self._pool_at + pool + id_bytes
-        return self._data[start : start + name_bytes].tobytes()
-
-    def _owner(self, place: int) -> bytes:
-        row = self._number(self._owners_at, place)
-        _, id_bytes, name_bytes, owner_bytes, pool, *_ = self._row(row)
-        start = self._pool_at + pool + id_bytes + name_bytes
-        return self._data[start : start + owner_bytes].tobytes()
-
     def _number(self, at: int, place: int) -> int:
         number: int = _NUMBER.unpack_from(self._data, at + 4 * place)[0]
         return number
 
-    def _placed(self, at: int, count: int, text: str, key: Callable[[int], bytes]) -> list[int]:
-        wanted = text.encode()
-        first = bisect_left(range(count), wanted, key=key)
-        last = bisect_right(range(count), wanted, lo=first, key=key)
-        return [self._number(at, place) for place in range(first, last)]
+    def _find(self, field: int, key: str, table: int = 0) -> range:
+        """The places that equal `key` in the order by `field`. Raises: StoreCorrupt."""
+        header = self.header
+        counts = (header.row_count, header.name_count, header.owner_count)
+        places = (0, self._names_at, self._owners_at)
+        try:
+            found = find_rows(
+                self._data,
+                (header.rows_at, self._pool_at, places[field]),
+                field=field,
+                count=counts[field],
+                wanted=key.encode(),
+                table=table,
+            )
+        except ValueError as error:
+            raise StoreCorrupt(self.path, header.rows_at, str(error)) from error
+        return range(*found)
 
     def find(self, table: int, key: str) -> int:
-        """The row of ID `key`, or -1."""
-        wanted = (table, key.encode())
-        rows = range(self.header.row_count)
-        row = bisect_left(rows, wanted, key=self._key)
-        return row if row < len(rows) and self._key(row) == wanted else -1
+        """The row of ID `key`, or -1. Raises: StoreCorrupt."""
+        rows = self._find(BY_ID, key, table)
+        return rows[0] if rows else -1
 
     def find_name(self, name: str) -> list[int]:
         """The rows that have `name` in the common space of names."""
-        return self._placed(self._names_at, self.header.name_count, name, self._name)
+        return [self._number(self._names_at, place) for place in self._find(BY_NAME, name)]
 
     def owned(self, owner: str) -> list[int]:
         """The rows that belong to `owner`."""
-        return self._placed(self._owners_at, self.header.owner_count, owner, self._owner)
+        return [self._number(self._owners_at, place) for place in self._find(BY_OWNER, owner)]
 
     def rows_of(self, table: int, prefix: str = "") -> range:
         """The rows of a table, or those whose IDs begin with `prefix`."""

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from doubles import ebpf_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doubles import ebpf_machine
 from podrt.cgroups import devices
 from podrt.errors import InvalidConfig
 from podrt.model.runtimespec import DeviceRule

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from doubles import cgroup_steps as twin
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doubles import cgroup_steps as twin
 from podrt._fast import cgroupfs as fast
 
 OPERATIONS = [
@@ -57,9 +57,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 @given(plans)
-def test_run_does_what_the_slow_twin_does(
-    base: Path, plan: list[tuple[int, bytes, bytes]]
-) -> None:
+def test_run_does_what_the_slow_twin_does(base: Path, plan: list[tuple[int, bytes, bytes]]) -> None:
     seen = []
     for run in (fast.run, twin.run):
         place = base / os.urandom(8).hex()

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
-from doubles.lock_peer import Peer
 
+from doubles.lock_peer import Peer
 from podrt._fast.locktable import LockTable
 from podrt.locks import Locks
 

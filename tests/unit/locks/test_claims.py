@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import trio
 import trio.testing
-from doubles.lock_peer import Peer
 
+from doubles.lock_peer import Peer
 from podrt._fast.locktable import ClaimInfo, LockTable
 from podrt.errors import Busy, InternalError
 from podrt.locks import Locks, Reaction

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from doubles.lock_peer import Peer
-
 from podrt._fast import lockfile
 from podrt._fast.locktable import LockTable
 

@@ -1,0 +1,197 @@
+"""`podrt start | stop | kill | rm | wait`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from podrt.config import Settings
+from podrt.errors import InUse, InvalidConfig, InvalidState, NotFound, PodrtError
+from podrt.linux import signals
+from podrt.runtime.container import Container
+from podrt.runtime.runtime import Runtime
+
+from .errors import exit_code, print_error
+from .flags import Parser
+from .pod import seconds
+from .run_async import run
+
+NO_SUCH = 1
+STILL_RUNNING = 2
+
+
+def _container_flags(parser: Parser) -> None:
+    parser.add_argument("containers", nargs="*", metavar="CONTAINER", help="names or IDs")
+    parser.switch("--all", "-a", help="all containers")
+    parser.switch("--latest", "-l", help="the newest container")
+
+
+def start_flags(parser: Parser) -> None:
+    """Flags of `start`."""
+    _container_flags(parser)
+
+
+def start(args: argparse.Namespace, settings: Settings) -> int:
+    """Start containers, all at once."""
+    return _each(args, settings, lambda container: container.start())
+
+
+def stop_flags(parser: Parser) -> None:
+    """Flags of `stop`."""
+    _container_flags(parser)
+    parser.switch("--ignore", "-i", help="pass over containers that do not exist")
+    parser.add_argument("--time", "-t", "--timeout", default=None, metavar="SECONDS", help="grace")
+
+
+def stop(args: argparse.Namespace, settings: Settings) -> int:
+    """Stop containers, all at once."""
+    timeout_s = seconds("--time", args.time)
+    return _each(
+        args, settings, lambda container: container.stop(timeout_s=timeout_s), ignore=args.ignore
+    )
+
+
+def kill_flags(parser: Parser) -> None:
+    """Flags of `kill`."""
+    _container_flags(parser)
+    parser.add_argument("--signal", "-s", default="KILL", help="the signal; KILL")
+
+
+def kill(args: argparse.Namespace, settings: Settings) -> int:
+    """Send a signal to containers."""
+    number = signals.number(args.signal)
+    return _each(args, settings, lambda container: container.kill(number))
+
+
+def remove_flags(parser: Parser) -> None:
+    """Flags of `rm`."""
+    _container_flags(parser)
+    parser.switch("--force", "-f", help="stop what runs")
+    parser.switch("--ignore", "-i", help="pass over containers that do not exist")
+    parser.add_argument("--time", "-t", default=None, metavar="SECONDS", help="grace; needs -f")
+
+
+def remove(args: argparse.Namespace, settings: Settings) -> int:
+    """Remove containers: 1 when one does not exist, 2 when one runs, else 125 on errors."""
+    timeout_s = seconds("--time", args.time)
+    if timeout_s is not None and not args.force:
+        raise InvalidConfig("--time", "must be used with --force")
+
+    async def verb(runtime: Runtime) -> int:
+        code = 0
+        for word, container in _chosen(runtime, args, ignore=args.ignore or args.force):
+            error = container if isinstance(container, PodrtError) else None
+            if isinstance(container, Container):
+                error = await _attempt(container.remove(force=args.force, timeout_s=timeout_s))
+            if error is None:
+                print(word)
+            else:
+                print_error(error)
+                code = max(code, _remove_code(error))
+        return code
+
+    return run(settings, verb)
+
+
+def _remove_code(error: PodrtError) -> int:
+    if isinstance(error, NotFound):
+        return NO_SUCH
+    if isinstance(error, InvalidState) and not isinstance(error, InUse):
+        return STILL_RUNNING
+    return exit_code(error)
+
+
+def wait_flags(parser: Parser) -> None:
+    """Flags of `wait`."""
+    _container_flags(parser)
+    parser.switch("--ignore", help="print -1 for containers that do not exist")
+
+
+def wait(args: argparse.Namespace, settings: Settings) -> int:
+    """Wait for containers, then print their exit codes in the order they were named."""
+
+    async def verb(runtime: Runtime) -> int:
+        code = 0
+        for _, container in _chosen(runtime, args, ignore=False):
+            if isinstance(container, Container):
+                print(await container.wait(), flush=True)
+            elif args.ignore:
+                print(-1)
+            else:
+                print_error(container)
+                code = exit_code(container)
+        return code
+
+    return run(settings, verb)
+
+
+Named = Sequence[tuple[str, Container | PodrtError]]
+
+
+def _chosen(runtime: Runtime, args: argparse.Namespace, *, ignore: bool) -> Named:
+    """The containers that the arguments name, each with its word; NotFound where there is none."""
+    if args.all or args.latest:
+        if args.containers:
+            raise InvalidConfig("", "--all or --latest and arguments cannot be used together")
+        found = [one for one in runtime.containers() if not one.record().config.is_infra]
+        found = found if args.all else found[-1:]
+        return [(container.id, container) for container in found]
+    if not args.containers:
+        raise InvalidConfig("", "you must provide at least one name or id")
+    named: list[tuple[str, Container | PodrtError]] = []
+    for word in dict.fromkeys(args.containers):
+        try:
+            named.append((word, runtime.container(word)))
+        except PodrtError as exc:
+            if not (ignore and isinstance(exc, NotFound)):
+                named.append((word, exc))
+    return named
+
+
+async def _attempt(verb: Awaitable[None]) -> PodrtError | None:
+    try:
+        await verb
+    except PodrtError as exc:
+        return exc
+    return None
+
+
+def _each(
+    args: argparse.Namespace,
+    settings: Settings,
+    verb: Callable[[Container], Awaitable[None]],
+    *,
+    ignore: bool = False,
+) -> int:
+    """Do `verb` to every container at once; print the words of those that are well."""
+
+    async def act(runtime: Runtime) -> int:
+        named = _chosen(runtime, args, ignore=ignore)
+        results: dict[str, PodrtError | None] = {}
+
+        async def one(word: str, container: Container | PodrtError) -> None:
+            if isinstance(container, PodrtError):
+                results[word] = container
+            else:
+                results[word] = await _attempt(verb(container))
+
+        async with trio.open_nursery() as nursery:
+            for word, container in named:
+                nursery.start_soon(one, word, container)
+        return _report(named, results)
+
+    return run(settings, act)
+
+
+def _report(named: Named, results: dict[str, PodrtError | None]) -> int:
+    code = 0
+    for word, _ in named:
+        error = results[word]
+        if error is None:
+            print(word)
+        else:
+            print_error(error)
+            code = max(code, exit_code(error))
+    return code

@@ -1,0 +1,249 @@
+"""`podrt pod create | start | stop | kill | rm`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from podrt.config import Settings
+from podrt.errors import InvalidConfig, NotFound, PodrtError, WalkFailed
+from podrt.linux import files, signals
+from podrt.model.pod import ExitPolicy, PodConfig
+from podrt.runtime.pod import Pod
+from podrt.runtime.runtime import Results, Runtime
+
+from .errors import FAILED, exit_code, print_error
+from .flags import Parser, pairs, size_bytes, split_list, whole_number
+from .resources import add_limit_flags, limits_of
+from .run_async import run
+
+NO_SUCH = 1
+
+
+def create_flags(parser: Parser) -> None:
+    """Flags of `pod create`."""
+    parser.add_argument("names", nargs="?", metavar="NAME", help="the pod's name")
+    parser.add_argument("--name", "-n", default="", help="the pod's name")
+    parser.add_argument("--hostname", default="", help="its host name; the pod's name")
+    parser.add_argument("--share", default=None, metavar="LIST", help="ipc,net,uts; none; +TYPE")
+    parser.switch("--infra", default=None, help="make an infra container")
+    parser.add_argument("--infra-name", default="", help="name of the infra container")
+    parser.add_argument("--infra-command", default=None, help="what it runs")
+    parser.switch("--share-parent", default=True, help="members live in the pod's cgroup")
+    parser.add_argument("--cgroup-parent", default="", metavar="PATH", help="where that cgroup is")
+    parser.many("--label", "-l", metavar="KEY=VALUE", help="a label")
+    parser.many("--sysctl", metavar="KEY=VALUE", help="a kernel parameter of the pod's namespaces")
+    parser.many("--add-host", metavar="HOST:ADDRESS", help="a line of /etc/hosts")
+    parser.add_argument("--shm-size", default=None, metavar="BYTES", help="size of /dev/shm")
+    parser.add_argument("--exit-policy", default="continue", help="continue")
+    parser.add_argument("--restart", default="", metavar="POLICY", help="no")
+    parser.add_argument("--pod-id-file", default="", metavar="FILE", help="write the ID there")
+    parser.switch("--replace", help="remove a pod of that name first")
+    add_limit_flags(parser)
+
+
+def create(args: argparse.Namespace, settings: Settings) -> int:
+    """Create a pod and print its ID."""
+    config = _pod_config(args)
+    if args.replace and not config.name:
+        raise InvalidConfig("", "cannot replace pod without a name: --replace needs --name")
+    if args.pod_id_file and os.path.exists(args.pod_id_file):
+        raise InvalidConfig("--pod-id-file", f"{args.pod_id_file} exists already")
+
+    async def verb(runtime: Runtime) -> str:
+        return (await runtime.create_pod(config, replace=args.replace)).id
+
+    pod_id = run(settings, verb)
+    if args.pod_id_file:
+        files.write_atomically(args.pod_id_file, pod_id.encode(), 0o644)
+    print(pod_id)
+    return 0
+
+
+def _pod_config(args: argparse.Namespace) -> PodConfig:
+    if args.names and args.name:
+        raise InvalidConfig("--name", "the name is given twice")
+    try:
+        exit_policy = ExitPolicy(args.exit_policy)
+    except ValueError:
+        raise InvalidConfig(
+            "--exit-policy", f"invalid pod exit policy: {args.exit_policy!r}"
+        ) from None
+    if args.restart not in ("", "no", "never"):
+        raise InvalidConfig("--restart", "restart policies are not built yet: only no")
+    config = PodConfig(
+        name=args.name or args.names or "",
+        hostname=args.hostname,
+        labels=pairs("--label", args.label),
+        sysctls=pairs("--sysctl", args.sysctl),
+        share=parse_share(args.share),
+        infra=args.infra,
+        infra_name=args.infra_name,
+        infra_command=tuple((args.infra_command or "").split()),
+        cgroup_parent=args.cgroup_parent,
+        use_pod_cgroup=args.share_parent,
+        resources=limits_of(args),
+        exit_policy=exit_policy,
+        add_hosts=tuple(args.add_host),
+    )
+    shm_bytes = size_bytes("--shm-size", args.shm_size)
+    return config if shm_bytes is None else msgspec.structs.replace(config, shm_bytes=shm_bytes)
+
+
+def parse_share(text: str | None) -> frozenset[str] | None:
+    """`--share` as a set: None is the default, "none" and "" nothing, "+x" adds to the default."""
+    if text is None:
+        return None
+    words = split_list([text])
+    if all(word.startswith("+") for word in words) and words:
+        return frozenset({"ipc", "net", "uts"} | {word[1:] for word in words})
+    return frozenset(words) - {"none"}
+
+
+def _pods_flags(parser: Parser, verb: str) -> None:
+    parser.add_argument("pods", nargs="*", metavar="POD", help="names or IDs")
+    parser.switch("--all", "-a", help=f"{verb} all pods")
+    parser.switch("--latest", "-l", help=f"{verb} the newest pod")
+
+
+def start_flags(parser: Parser) -> None:
+    """Flags of `pod start`."""
+    _pods_flags(parser, "start")
+
+
+def start(args: argparse.Namespace, settings: Settings) -> int:
+    """Start pods, all at once."""
+
+    async def verb(runtime: Runtime) -> int:
+        chosen = _choose(runtime, args)
+        return _report(chosen, await runtime.start_pods(chosen.pods))
+
+    return run(settings, verb)
+
+
+def stop_flags(parser: Parser) -> None:
+    """Flags of `pod stop`."""
+    _pods_flags(parser, "stop")
+    parser.add_argument("--time", "-t", "--timeout", default=None, metavar="SECONDS", help="grace")
+    parser.switch("--ignore", "-i", help="pass over pods that do not exist")
+
+
+def stop(args: argparse.Namespace, settings: Settings) -> int:
+    """Stop pods, dependents first."""
+    timeout_s = seconds("--time", args.time)
+
+    async def verb(runtime: Runtime) -> int:
+        chosen = _choose(runtime, args, ignore=args.ignore)
+        return _report(chosen, await runtime.stop_pods(chosen.pods, timeout_s=timeout_s))
+
+    return run(settings, verb)
+
+
+def kill_flags(parser: Parser) -> None:
+    """Flags of `pod kill`."""
+    _pods_flags(parser, "kill")
+    parser.add_argument("--signal", "-s", default="KILL", help="the signal; KILL")
+
+
+def kill(args: argparse.Namespace, settings: Settings) -> int:
+    """Send a signal to the running containers of pods."""
+    number = signals.number(args.signal)
+
+    async def verb(runtime: Runtime) -> int:
+        chosen = _choose(runtime, args)
+        return _report(chosen, await runtime.kill_pods(chosen.pods, number))
+
+    return run(settings, verb)
+
+
+def remove_flags(parser: Parser) -> None:
+    """Flags of `pod rm`."""
+    _pods_flags(parser, "remove")
+    parser.switch("--force", "-f", help="stop what runs")
+    parser.switch("--ignore", "-i", help="pass over pods that do not exist")
+    parser.add_argument("--time", "-t", default=None, metavar="SECONDS", help="grace; needs -f")
+
+
+def remove(args: argparse.Namespace, settings: Settings) -> int:
+    """Remove pods."""
+    timeout_s = seconds("--time", args.time)
+    if timeout_s is not None and not args.force:
+        raise InvalidConfig("--time", "must be used with --force")
+
+    async def verb(runtime: Runtime) -> int:
+        try:
+            chosen = _choose(runtime, args, ignore=args.ignore or args.force)
+        except NotFound as exc:
+            print_error(exc)
+            return NO_SUCH
+        results = await runtime.remove_pods(chosen.pods, force=args.force, timeout_s=timeout_s)
+        return _report(chosen, results)
+
+    return run(settings, verb)
+
+
+def seconds(flag: str, text: str | None) -> int | None:
+    """A grace period; -1 waits for ever. Raises: InvalidConfig."""
+    number = whole_number(flag, text)
+    if number is not None and number < -1:
+        raise InvalidConfig(flag, f"{text} is negative")
+    return _FOR_EVER if number == -1 else number
+
+
+_FOR_EVER = 10**9
+
+
+class _Chosen:
+    """The pods of a command, each with the word it was named by."""
+
+    def __init__(self, pods: Sequence[Pod], words: Sequence[str]) -> None:
+        self.pods = pods
+        self.words = words
+
+
+def _choose(runtime: Runtime, args: argparse.Namespace, *, ignore: bool = False) -> _Chosen:
+    """The pods that the arguments name. Raises: NotFound, InvalidConfig."""
+    if args.all or args.latest:
+        if args.pods:
+            raise InvalidConfig("", "--all or --latest and arguments cannot be used together")
+        pods = runtime.pods()
+        pods = pods if args.all else pods[-1:]
+        return _Chosen(pods, [pod.id for pod in pods])
+    if not args.pods:
+        raise InvalidConfig("", "you must provide at least one name or id")
+    pods, words = [], []
+    for word in dict.fromkeys(args.pods):
+        try:
+            pod = runtime.pod(word)
+        except NotFound:
+            if not ignore:
+                raise
+            continue
+        if pod.id not in [known.id for known in pods]:
+            pods.append(pod)
+            words.append(word)
+    return _Chosen(pods, words)
+
+
+def _report(chosen: _Chosen, results: Results) -> int:
+    """Print the words of the pods that are well, a line for each failure; the exit code."""
+    code = 0
+    for pod, word in zip(chosen.pods, chosen.words, strict=True):
+        error = _error_of(results[pod.id])
+        if error is None:
+            print(word)
+            continue
+        print_error(error)
+        code = max(code, FAILED if isinstance(error, WalkFailed) else exit_code(error))
+    return code
+
+
+def _error_of(result: object) -> PodrtError | None:
+    if isinstance(result, PodrtError):
+        return result
+    assert isinstance(result, dict)
+    failed = any(error is not None for error in result.values())
+    return WalkFailed("walk", result) if failed else None

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doubles.states import container
+from podrt.model.states import NO_FACTS, UNKNOWN_EXIT_CODE, Facts, Phase
+from podrt.store.facts import (
+    JournalTail,
+    MonitorFacts,
+    apply,
+    fold,
+    monitor_facts,
+    overlay,
+    refreshed,
+)
+from podrt.store.journal import Flag, JournalRecord, Kind, encode_header, encode_record
+from podrt.store.records import ContainerRecord, GroupRecord
+
+BOOT = "0123456789abcdef0123456789abcdef"
+GROUP = "ab" * 32
+OTHER = "ef" * 32
+CONTAINER = container(1, 0)
+KEY = CONTAINER.id
+
+
+def record(kind: Kind, run: int = 1, *, key: str = KEY, **fields: int) -> JournalRecord:
+    values = {"flags": 0, "seq": 1, "at_ns": 7, "pid": 10 * run, "start_ticks": 99}
+    values |= {"code": 0, "error": 0, "a": 0, "b": 0} | fields
+    return JournalRecord(boot_id=BOOT, kind=int(kind), id=key, run=run, **values)
+
+
+def after(*records: JournalRecord, facts: Facts = NO_FACTS) -> Facts:
+    return fold(facts, records, KEY, GROUP)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "phase"),
+    [
+        ([Kind.CREATED], Phase.HELD),
+        ([Kind.STARTED], Phase.RUNNING),
+        ([Kind.CREATED, Kind.STARTED], Phase.RUNNING),
+        ([Kind.STARTED, Kind.PAUSED], Phase.PAUSED),
+        ([Kind.STARTED, Kind.PAUSED, Kind.UNPAUSED], Phase.RUNNING),
+        ([Kind.STARTED, Kind.STOPPING], Phase.STOPPING),
+        ([Kind.STARTED, Kind.STOPPING, Kind.PAUSED], Phase.STOPPING),
+        ([Kind.STARTED, Kind.STOPPING, Kind.EXITED], Phase.EXITED),
+        ([Kind.CREATED, Kind.EXITED], Phase.EXITED),
+        ([Kind.START_FAILED], Phase.FAILED),
+        ([Kind.CREATED, Kind.START_FAILED], Phase.FAILED),
+        ([Kind.EXITED, Kind.STARTED], Phase.EXITED),
+        ([Kind.EXITED, Kind.CREATED], Phase.EXITED),
+        ([Kind.EXITED, Kind.STOPPING], Phase.EXITED),
+        ([Kind.EXITED, Kind.START_FAILED], Phase.EXITED),
+        ([Kind.START_FAILED, Kind.STARTED], Phase.FAILED),
+        ([Kind.PAUSED], Phase.NONE),
+        ([Kind.RECEIPT, Kind.FORGOTTEN, Kind.MONITOR_UP], Phase.NONE),
+        ([Kind.NS_UP], Phase.RUNNING),
+        ([Kind.NS_UP, Kind.NS_DOWN], Phase.EXITED),
+        ([Kind.NS_UP, Kind.NS_DOWN, Kind.NS_UP], Phase.RUNNING),
+    ],
+)
+def test_apply_of_one_run_leads_to_its_phase(kinds: list[Kind], phase: Phase) -> None:
+    assert after(*map(record, kinds)).phase is phase
+
+
+def test_apply_of_a_start_keeps_the_process() -> None:
+    facts = after(record(Kind.STARTED, 3, at_ns=55))
+    assert facts == Facts(
+        run=3, phase=Phase.RUNNING, pid=30, start_ticks=99, started_at_ns=55, boot_id=BOOT
+    )
+
+
+def test_apply_of_an_end_keeps_code_flags_and_start() -> None:
+    flags = Flag.BY_USER | Flag.OOM_KILLED
+    facts = after(record(Kind.STARTED), record(Kind.EXITED, code=137, at_ns=9, flags=flags))
+    assert (facts.exit_code, facts.by_user, facts.oom_killed) == (137, True, True)
+    assert (facts.started_at_ns, facts.finished_at_ns) == (7, 9)
+
+
+def test_apply_of_an_end_nobody_saw_says_so() -> None:
+    facts = after(record(Kind.STARTED), record(Kind.EXITED, flags=Flag.CODE_UNKNOWN))
+    assert (facts.exit_code, facts.code_unknown) == (UNKNOWN_EXIT_CODE, True)
+    known = apply(facts, record(Kind.EXITED, code=3))
+    assert (known.exit_code, known.code_unknown) == (3, False)
+    assert apply(known, record(Kind.EXITED, flags=Flag.CODE_UNKNOWN)) == known
+
+
+def test_apply_of_a_failed_start_keeps_errno_and_stage() -> None:
+    facts = after(record(Kind.START_FAILED, error=2, a=24))
+    assert (facts.error, facts.error_stage) == (2, 24)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_apply_of_an_older_run_changes_nothing(kind: Kind) -> None:
+    facts = after(record(Kind.STARTED, 2), record(Kind.EXITED, 2))
+    assert apply(facts, record(kind, 1)) == facts
+
+
+def test_apply_of_a_newer_run_forgets_the_older() -> None:
+    facts = after(record(Kind.STARTED), record(Kind.EXITED, code=9), record(Kind.STARTED, 2))
+    assert (facts.run, facts.phase, facts.exit_code, facts.pid) == (2, Phase.RUNNING, 0, 20)
+
+
+def test_apply_of_a_process_taken_over_keeps_its_start_and_phase() -> None:
+    facts = after(record(Kind.STARTED, at_ns=1), record(Kind.PAUSED))
+    assert apply(facts, record(Kind.STARTED, at_ns=100)) == facts
+
+
+def test_fold_of_a_pause_of_the_group_pauses_each_member() -> None:
+    paused = record(Kind.PAUSED, 0, key=GROUP)
+    assert after(record(Kind.STARTED), paused).phase is Phase.PAUSED
+    assert after(record(Kind.STARTED), record(Kind.EXITED, 0, key=GROUP)).phase is Phase.RUNNING
+    assert after(record(Kind.STARTED, key=OTHER)) == NO_FACTS
+
+
+# An infra container without a process has no runs: its namespaces come and go.
+kinds = st.sampled_from([kind for kind in Kind if kind not in (Kind.NS_UP, Kind.NS_DOWN)])
+histories = st.lists(st.builds(record, kinds, st.integers(1, 3)), max_size=12)
+
+
+@given(histories)
+def test_fold_a_second_time_changes_nothing_once_the_run_has_ended(
+    history: list[JournalRecord],
+) -> None:
+    facts = after(*history)
+    again = after(*history, facts=facts)
+    assert again.run == facts.run
+    if facts.phase in (Phase.EXITED, Phase.FAILED):
+        assert again == facts
+
+
+@given(histories, st.integers(0, 12))
+def test_overlay_of_the_rest_equals_folding_everything(
+    history: list[JournalRecord], split: int
+) -> None:
+    folded = ContainerRecord(id=KEY, config=CONTAINER.config, facts=after(*history[:split]))
+    group = GroupRecord(id=GROUP, epoch=1, folded_epoch=1, folded_seq=split)
+    assert overlay(group, folded, history[split:]) == after(*history)
+
+
+@given(histories)
+def test_fold_never_leaves_the_newest_run_or_goes_back(history: list[JournalRecord]) -> None:
+    facts = NO_FACTS
+    for each in history:
+        later = apply(facts, each)
+        assert later.run >= facts.run
+        if later.run == facts.run and facts.phase in (Phase.EXITED, Phase.FAILED):
+            assert later.phase is facts.phase
+        facts = later
+
+
+def test_journal_tail_follows_the_file_and_leaves_out_what_was_folded(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    group = GroupRecord(id=GROUP, epoch=4)
+    tail = JournalTail(str(path), 4)
+    try:
+        assert tail.facts(CONTAINER, group) == NO_FACTS
+        path.write_bytes(encode_header(BOOT, GROUP) + encode_record(record(Kind.STARTED)))
+        assert tail.facts(CONTAINER, group).phase is Phase.RUNNING
+        with path.open("ab") as file:
+            file.write(encode_record(record(Kind.PAUSED, 0, key=GROUP, seq=2)))
+            file.write(encode_record(record(Kind.EXITED, seq=3, code=5)))
+        assert tail.facts(CONTAINER, group).exit_code == 5
+        folded = GroupRecord(id=GROUP, epoch=4, folded_epoch=4, folded_seq=3)
+        assert tail.facts(CONTAINER, folded) == NO_FACTS
+    finally:
+        tail.close()
+
+
+def test_monitor_facts_tell_who_serves_and_what_it_holds() -> None:
+    up = record(Kind.MONITOR_UP, 0, key=GROUP, pid=44)
+    held = record(Kind.NS_UP, 0, key=GROUP, code=0x40000000, a=1, b=2)
+    assert monitor_facts([up, held]) == MonitorFacts(
+        pid=44, start_ticks=99, ns_flags=0x40000000, ns_net=1, ns_ipc=2, boot_id=BOOT
+    )
+    down = [record(Kind.NS_DOWN, 0, key=GROUP), record(Kind.MONITOR_DOWN, 0, key=GROUP)]
+    assert monitor_facts([up, held, *down]) == MonitorFacts(
+        pid=44, start_ticks=99, is_down=True, boot_id=BOOT
+    )
+
+
+def test_refreshed_facts_of_another_boot_have_ended() -> None:
+    running = after(record(Kind.STARTED))
+    assert refreshed(running, BOOT, 5) == running
+    ended = refreshed(running, "f" * 32, 5)
+    assert (ended.phase, ended.code_unknown, ended.finished_at_ns) == (Phase.EXITED, True, 5)
+    held = after(record(Kind.CREATED))
+    assert refreshed(held, "f" * 32, 5) == Facts(run=1)
