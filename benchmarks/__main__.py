@@ -7,11 +7,11 @@ import os
 import shutil
 import sys
 
-from . import ps, start
+from . import cgroups, ps, start, store
 from .harness import QUICK_ROUNDS, ROUNDS, keep, publish, run_row, table
 from .stage import open_stage
 
-KEYS = ("P1", "P2", "P2b", "P9")
+KEYS = ("P1", "P2", "P2b", "P9", "P11", "P13")
 
 
 def arguments() -> argparse.Namespace:
@@ -52,7 +52,7 @@ def main() -> int:
     wanted = set(given.rows or KEYS)
     outcomes = []
     with open_stage(is_quick=given.quick) as stage:
-        for source in (start, ps):
+        for source in (start, ps, store, cgroups):
             for row in source.rows(stage, wanted):
                 say(f"{row.key}: {row.work}")
                 outcomes.append(run_row(row, rounds, say))

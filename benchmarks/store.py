@@ -1,25 +1,19 @@
-"""P11: the store against SQLite (WAL, synchronous=FULL) doing the same rows.
+"""P11: the store against SQLite doing the same rows, and how fast a full one opens.
 
-    python benchmarks/store.py [--rounds N] [--json FILE] [--folder DIR]
-
-Volatile: one small put a transaction, one writer. Durable: 64 Trio tasks, each waits for the
-disk before its next transaction; SQLite's tasks share a connection in one worker thread, once
-with a commit for every row (what its users write) and once with all queued rows in one commit
-(the best that can be made of it). Reopening: a state of 100,000 records, opened, and one of them
-looked up by name; then every one of them decoded.
+Volatile: one small put a transaction, one writer. Durable: 64 Trio tasks, each waits for the disk
+before its next transaction. SQLite (WAL, synchronous=FULL) writes the same bytes under the same
+IDs from one worker thread: once with a commit for every row, which is what its users write, and
+once with all queued rows in one commit, which is group commit made by hand. Opening: a state of
+100,000 records is opened and one of them looked up by name; then every one of them is decoded.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import sqlite3
-import statistics
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -33,205 +27,202 @@ from podrt.store.commit import wait_durable
 from podrt.store.records import ContainerRecord, PodRecord, put
 from podrt.store.wal import Store
 
+from .harness import Contender, Row, Target
+from .stage import Stage
+
 TASKS = 64
-VOLATILE = 50_000
-DURABLE = 8_000
-RECORDS = 100_000
+VOLATILE, QUICK_VOLATILE = 50_000, 10_000
+DURABLE, QUICK_DURABLE = 8_000, 2_000
+RECORDS, QUICK_RECORDS = 100_000, 20_000
+PER_POD = 9
+VOLATILE_GOAL_US = 20.0
+OPEN_GOAL_MS = 500.0
+SQL = "insert into container values (?, ?) on conflict (id) do update set value = excluded.value"
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def sample_container(number: int) -> ContainerRecord:
+def container(number: int, pod_id: str = "") -> ContainerRecord:
     config = ContainerConfig(name=f"container{number}", image="busybox", command=("sleep", "inf"))
     facts = Facts(run=1, phase=Phase.RUNNING, pid=1000 + number, start_ticks=12345)
-    return ContainerRecord(id=new_id(), config=config, lock=number, wanted="running", facts=facts)
+    return ContainerRecord(
+        id=new_id(), config=config, pod_id=pod_id, lock=number, wanted="running", facts=facts
+    )
 
 
-def transitions(container: ContainerRecord, count: int) -> list[ContainerRecord]:
-    return [msgspec.structs.replace(container, run=number) for number in range(count)]
+class Bench:
+    """A folder that every measurement fills anew."""
 
-
-def volatile_podrt(folder: str) -> float:
-    records = transitions(sample_container(1), VOLATILE)
-    with Store.open(folder) as store:
-        began = time.perf_counter()
-        for record in records:
-            store.transact(lambda _, record=record: (put(record),))
-        return VOLATILE / (time.perf_counter() - began)
-
-
-def open_sqlite(folder: str) -> sqlite3.Connection:
-    os.makedirs(folder, exist_ok=True)
-    db = sqlite3.connect(f"{folder}/db", isolation_level=None, check_same_thread=False)
-    db.execute("pragma journal_mode=wal")
-    db.execute("pragma synchronous=full")
-    db.execute("create table container (id text primary key, value blob)")
-    return db
-
-
-SQL = "insert into container values (?, ?) on conflict (id) do update set value = excluded.value"
-
-
-def volatile_sqlite(folder: str) -> float:
-    records = transitions(sample_container(1), VOLATILE // 5)
-    db = open_sqlite(folder)
-    db.execute("pragma synchronous=off")
-    began = time.perf_counter()
-    for record in records:
-        db.execute(SQL, (record.id, _encode(record)))
-    rate = len(records) / (time.perf_counter() - began)
-    db.close()
-    return rate
-
-
-async def in_tasks(write: Callable[[int], object]) -> float:
-    began = time.perf_counter()
-
-    async def task(first: int) -> None:
-        for number in range(first, DURABLE, TASKS):
-            await write(number)  # type: ignore[misc]
-
-    async with trio.open_nursery() as nursery:
-        for first in range(TASKS):
-            nursery.start_soon(task, first)
-    return DURABLE / (time.perf_counter() - began)
-
-
-def durable_podrt(folder: str) -> float:
-    records = [sample_container(number) for number in range(DURABLE)]
-    with Store.open(folder) as store:
-
-        async def write(number: int) -> None:
-            seq = store.transact(lambda _: (put(records[number]),))
-            await wait_durable(store, seq)
-
-        return trio.run(in_tasks, write)
-
-
-def durable_sqlite(folder: str) -> float:
-    """A commit for every row."""
-    records = [sample_container(number) for number in range(DURABLE)]
-    db = open_sqlite(folder)
-    limiter = trio.CapacityLimiter(1)
-
-    async def write(number: int) -> None:
-        row = (records[number].id, _encode(records[number]))
-        await trio.to_thread.run_sync(db.execute, SQL, row, limiter=limiter)
-
-    rate = trio.run(in_tasks, write)
-    db.close()
-    return rate
-
-
-def durable_sqlite_grouped(folder: str) -> float:
-    """All rows that are queued share one commit: group commit made by hand."""
-    records = [sample_container(number) for number in range(DURABLE)]
-    db = open_sqlite(folder)
-    queue: list[tuple[tuple[str, bytes], trio.Event]] = []
-    lock = trio.Lock()
-
-    def commit(rows: list[tuple[str, bytes]]) -> None:
-        db.execute("begin immediate")
-        db.executemany(SQL, rows)
-        db.execute("commit")
-
-    async def write(number: int) -> None:
-        done = trio.Event()
-        queue.append(((records[number].id, _encode(records[number])), done))
-        async with lock:
-            if done.is_set():
-                return
-            batch = list(queue)
-            queue.clear()
-            await trio.to_thread.run_sync(commit, [row for row, _ in batch])
-            for _, event in batch:
-                event.set()
-
-    rate = trio.run(in_tasks, write)
-    db.close()
-    return rate
-
-
-def fill(folder: str) -> None:
-    with Store.open(folder) as store:
-        pods = [
-            PodRecord(id=new_id(), config=PodConfig(name=f"pod{n}")) for n in range(RECORDS // 10)
+    def __init__(self, folder: Path, *, is_quick: bool) -> None:
+        self.folder = folder
+        one = container(1)
+        volatile = QUICK_VOLATILE if is_quick else VOLATILE
+        self.transitions = [msgspec.structs.replace(one, run=run) for run in range(volatile)]
+        self.containers = [
+            container(number) for number in range(QUICK_DURABLE if is_quick else DURABLE)
         ]
-        store.transact(lambda _: [put(pod) for pod in pods])
-        for first in range(0, RECORDS - len(pods), 1000):
-            members = [
-                msgspec.structs.replace(sample_container(n), pod_id=pods[n % len(pods)].id)
-                for n in range(first, first + 1000)
-            ]
-            store.transact(lambda _, members=members: [put(member) for member in members])
+
+    def settle(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def open_sqlite(self, synchronous: str) -> sqlite3.Connection:
+        self.folder.mkdir()
+        db = sqlite3.connect(self.folder / "db", isolation_level=None, check_same_thread=False)
+        db.execute("pragma journal_mode=wal")
+        db.execute(f"pragma synchronous={synchronous}")
+        db.execute("create table container (id text primary key, value blob)")
+        return db
+
+    def volatile_ms(self) -> float:
+        with Store.open(str(self.folder)) as store:
+            start = time.perf_counter()
+            for record in self.transitions:
+                store.transact(lambda _, record=record: (put(record),))
+            return (time.perf_counter() - start) * 1_000
+
+    def volatile_sqlite_ms(self) -> float:
+        db = self.open_sqlite("off")
+        start = time.perf_counter()
+        for record in self.transitions:
+            db.execute(SQL, (record.id, _encode(record)))
+        spent = time.perf_counter() - start
+        db.close()
+        return spent * 1_000
+
+    def in_tasks_ms(self, write: Callable[[ContainerRecord], Awaitable[None]]) -> float:
+        async def task(first: int) -> None:
+            for record in self.containers[first::TASKS]:
+                await write(record)
+
+        async def run() -> None:
+            async with trio.open_nursery() as nursery:
+                for first in range(TASKS):
+                    nursery.start_soon(task, first)
+
+        start = time.perf_counter()
+        trio.run(run)
+        return (time.perf_counter() - start) * 1_000
+
+    def durable_ms(self) -> float:
+        with Store.open(str(self.folder)) as store:
+
+            async def write(record: ContainerRecord) -> None:
+                await wait_durable(store, store.transact(lambda _: (put(record),)))
+
+            return self.in_tasks_ms(write)
+
+    def durable_sqlite_ms(self) -> float:
+        db = self.open_sqlite("full")
+        limiter = trio.CapacityLimiter(1)
+
+        async def write(record: ContainerRecord) -> None:
+            row = (record.id, _encode(record))
+            await trio.to_thread.run_sync(db.execute, SQL, row, limiter=limiter)
+
+        try:
+            return self.in_tasks_ms(write)
+        finally:
+            db.close()
+
+    def grouped_sqlite_ms(self) -> float:
+        db = self.open_sqlite("full")
+        lock = trio.Lock()
+        queue: list[tuple[tuple[str, bytes], trio.Event]] = []
+
+        def commit(rows: list[tuple[str, bytes]]) -> None:
+            db.execute("begin immediate")
+            db.executemany(SQL, rows)
+            db.execute("commit")
+
+        async def write(record: ContainerRecord) -> None:
+            done = trio.Event()
+            queue.append(((record.id, _encode(record)), done))
+            async with lock:
+                if done.is_set():
+                    return
+                batch = queue[:]
+                queue.clear()
+                await trio.to_thread.run_sync(commit, [row for row, _ in batch])
+                for _, event in batch:
+                    event.set()
+
+        try:
+            return self.in_tasks_ms(write)
+        finally:
+            db.close()
 
 
-def reopen(folder: str) -> tuple[float, float]:
-    """Seconds until a record can be looked up, and until every one has been decoded."""
-    began = time.perf_counter()
-    with Store.open(folder, readonly=True) as store:
-        store.tables.find(ContainerRecord, "container77777")
-        opened = time.perf_counter() - began
-        count = sum(1 for kind in (PodRecord, ContainerRecord) for _ in store.tables.all(kind))
-        assert count == RECORDS
-        return opened, time.perf_counter() - began
+class Full:
+    """A state of many records, opened again and again."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = str(folder)
+        self.count = count
+        with Store.open(self.folder) as store:
+            for first in range(0, count, PER_POD + 1):
+                pod = PodRecord(id=new_id(), config=PodConfig(name=f"pod{first}"))
+                members = [container(first + n, pod.id) for n in range(PER_POD)]
+                store.transact(lambda _, pod=pod, members=members: map(put, (pod, *members)))
+
+    def open_ms(self) -> float:
+        start = time.perf_counter()
+        with Store.open(self.folder, readonly=True) as store:
+            store.tables.find(ContainerRecord, f"container{self.count // 2 + 1}")
+            return (time.perf_counter() - start) * 1_000
+
+    def decode_ms(self) -> float:
+        start = time.perf_counter()
+        with Store.open(self.folder, readonly=True) as store:
+            count = sum(1 for kind in (PodRecord, ContainerRecord) for _ in store.tables.all(kind))
+        assert count == self.count
+        return (time.perf_counter() - start) * 1_000
 
 
-def fsync_floor(folder: str) -> float:
-    """Microseconds of an append of 300 bytes and its fdatasync: what the disk here is."""
-    fd = os.open(f"{folder}/floor", os.O_WRONLY | os.O_CREAT, 0o600)
-    times = []
-    for number in range(300):
-        began = time.perf_counter()
-        os.pwrite(fd, bytes(300), number * 300)
-        os.fdatasync(fd)
-        times.append(time.perf_counter() - began)
-    os.close(fd)
-    return statistics.median(times) * 1e6
-
-
-ROWS: dict[str, Callable[[str], float]] = {
-    "volatile podrt": volatile_podrt,
-    "volatile sqlite synchronous=off": volatile_sqlite,
-    "durable podrt, 64 tasks": durable_podrt,
-    "durable sqlite, a commit a row": durable_sqlite,
-    "durable sqlite, commits grouped by hand": durable_sqlite_grouped,
-}
-
-
-def run(folder: Path, rounds: int) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {name: [] for name in ROWS}
-    for number in range(rounds + 1):
-        for name, measure in ROWS.items():
-            here = folder / "round"
-            rate = measure(str(here / "state"))
-            shutil.rmtree(here)
-            if number:  # the first round warms up
-                found[name].append(rate)
-    fill(str(folder / "filled"))
-    times = [reopen(str(folder / "filled")) for _ in range(rounds + 1)][1:]
-    found["reopen 100,000: look up, s"] = [opened for opened, _ in times]
-    found["reopen 100,000: decode all, s"] = [decoded for _, decoded in times]
-    found["append + fdatasync, us"] = [fsync_floor(str(folder))]
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--folder", type=Path, help="where to write (default: a temporary one)")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder, prefix="podrt-bench-") as folder:
-        found = run(Path(folder), options.rounds)
-    middle = {name: statistics.median(values) for name, values in found.items()}
-    for name, values in found.items():
-        print(f"{name:42} {middle[name]:12.4g}   ({min(values):.4g} - {max(values):.4g})")
-    podrt = middle["durable podrt, 64 tasks"]
-    for name in ("a commit a row", "commits grouped by hand"):
-        print(f"durable, against sqlite, {name}: {podrt / middle[f'durable sqlite, {name}']:.1f} x")
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def rows(stage: Stage, wanted: set[str]) -> list[Row]:
+    """The wanted rows of this file."""
+    if "P11" not in wanted:
+        return []
+    bench = Bench(stage.folder / "store", is_quick=stage.is_quick)
+    full = Full(stage.folder / "full", QUICK_RECORDS if stage.is_quick else RECORDS)
+    volatile = len(bench.transitions)
+    where = f"none: files on {os.uname().sysname}'s page cache and one disk"
+    return [
+        Row(
+            key="P11 volatile",
+            work=f"{volatile} transitions of a container, not waited for",
+            isolation=where,
+            contenders=[
+                Contender("podrt", bench.volatile_ms, bench.settle),
+                Contender("SQLite, synchronous=OFF", bench.volatile_sqlite_ms, bench.settle),
+                Contender("50,000 a second", lambda: volatile * VOLATILE_GOAL_US / 1_000),
+            ],
+            targets=[Target("podrt", "50,000 a second", 1.0, "at least 50,000 a second")],
+            divide_by=volatile,
+        ),
+        Row(
+            key="P11 durable",
+            work=f"{len(bench.containers)} rows from {TASKS} tasks, each on the disk",
+            isolation=where,
+            contenders=[
+                Contender("podrt", bench.durable_ms, bench.settle),
+                Contender("SQLite, a commit a row", bench.durable_sqlite_ms, bench.settle),
+                Contender("SQLite, grouped by hand", bench.grouped_sqlite_ms, bench.settle),
+            ],
+            targets=[
+                Target("podrt", "SQLite, a commit a row", 1 / 5, "at least 5 times faster"),
+                Target("podrt", "SQLite, grouped by hand", 1.0, "no slower"),
+            ],
+            divide_by=len(bench.containers),
+        ),
+        Row(
+            key="P11 open",
+            work=f"open a state of {full.count} records",
+            isolation=where,
+            contenders=[
+                Contender("podrt, one looked up by name", full.open_ms),
+                Contender("podrt, all decoded", full.decode_ms),
+                Contender("0.5 s", lambda: OPEN_GOAL_MS),
+            ],
+            targets=[Target("podrt, one looked up by name", "0.5 s", 1.0, "at most 0.5 s")],
+        ),
+    ]

@@ -15,27 +15,13 @@ def main() -> int:
         print(f"podrt version {podrt.__version__}")
         return 0
     if arguments == ["version"]:
+        from podrt.cli.version import version_text
+
         print(version_text())
         return 0
     from podrt.cli.main import main as run
 
     return run(arguments)
-
-
-def version_text() -> str:
-    """What `podrt version` prints: the versions a report of a fault should name."""
-    from os import uname
-
-    python = ".".join(map(str, sys.version_info[:3]))
-    system = uname()
-    return "\n".join(
-        [
-            f"Version:  {podrt.__version__}",
-            f"Python:   {python}",
-            f"Kernel:   {system.release}",
-            f"OS/Arch:  linux/{system.machine}",
-        ]
-    )
 
 
 if __name__ == "__main__":

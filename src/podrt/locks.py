@@ -13,6 +13,7 @@ Reading (`podrt.runtime.view`) needs neither, and must not import this module: i
 
 from __future__ import annotations
 
+import abc
 import enum
 import os
 import threading
@@ -48,7 +49,7 @@ class Reaction(enum.Enum):
     PREEMPT = "preempt"
 
 
-class _Wait:
+class _Wait(abc.ABC):
     """A task that waits for something in the table; the thread asks `poll` until it answers."""
 
     def __init__(self, index: int) -> None:
@@ -59,10 +60,11 @@ class _Wait:
         """True while somebody else is to go first, so that there is nothing to sleep on yet."""
         return False
 
+    @abc.abstractmethod
     def poll(self, table: LockTable, look: bool) -> int:
         """The answer, 0 while there is none; `look` allows asking whether owners live."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def undo(self, table: LockTable) -> None:
         """Gives back what `poll` took for a task that no longer wants it."""
 
@@ -105,6 +107,9 @@ class _ClaimEnd(_Wait):
 
     def poll(self, table: LockTable, look: bool) -> int:
         return 0 if table.claim_stands(self.index, self.token, look) else 1
+
+    def undo(self, table: LockTable) -> None:
+        """Seeing an end takes nothing."""
 
 
 class _Waiter:
@@ -172,6 +177,23 @@ class _Waiter:
             self._thread.start()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """The table cannot be slept on: who waits is told why; a later wait tries again."""
+        with self._mutex:
+            self._thread = None
+            left, self._waits = self._waits, {}
+        for wait, token in left.items():
+            try:
+                token.run_sync_soon(self._deliver, wait, outcome.Error(error))
+            except trio.RunFinishedError:
+                continue
+
+    def _serve(self) -> None:
         """Sleeps on everything wanted; the mail moves with each poke and each pre-emption.
 
         The mail is read before the lists, so whatever is added or pre-empted after that makes
@@ -257,12 +279,16 @@ class _Order:
     def __init__(self) -> None:
         self._held: dict[trio.lowlevel.Task, list[Rank]] = {}
 
+    def check(self, rank: Rank) -> None:
+        """May the task take a lock of `rank`?"""
+        held = self._held.get(trio.lowlevel.current_task())
+        if held and rank <= max(held):
+            raise AssertionError(f"lock order: {rank} is asked for while {max(held)} is held")
+
     def enter(self, rank: Rank) -> None:
-        """A task is about to wait for a lock of `rank`."""
-        ranks = self._held.setdefault(trio.lowlevel.current_task(), [])
-        if ranks and rank <= max(ranks):
-            raise AssertionError(f"lock order: {rank} is asked for while {max(ranks)} is held")
-        ranks.append(rank)
+        """The task holds, or waits for, a lock of `rank`."""
+        self.check(rank)
+        self._held.setdefault(trio.lowlevel.current_task(), []).append(rank)
 
     def leave(self, rank: Rank) -> None:
         """The task has given it back, or did not get it."""
@@ -320,8 +346,9 @@ class Held:
 class Claim:
     """An operation claim; see `Locks.claim`.
 
-    `waited` says that another claim stood before (look at the state again); `void_verb` is the
-    verb of a dead process's claim that this one replaced (0: none): its work is half done.
+    `waited` says that another claim stood before, `owner_died` that the lock's last holder died
+    holding it: look at the state again. `void_verb` is the verb of a dead process's claim that
+    this one replaced (0: none): its work is half done.
     """
 
     def __init__(
@@ -337,6 +364,7 @@ class Claim:
         self.verb = verb
         self.token = 0
         self.waited = False
+        self.owner_died = False
         self.void_verb = 0
         self.preempted = trio.Event()
         self.preempted_by = 0
@@ -360,7 +388,8 @@ class Claim:
 
     async def __aenter__(self) -> Claim:
         while True:
-            async with self._locks.hold(self.index, rank=self._rank):
+            async with self._locks.hold(self.index, rank=self._rank) as owner_died:
+                self.owner_died |= owner_died
                 stands = self._take()
             if stands is None:
                 break
@@ -472,6 +501,8 @@ class Locks:
         """Takes lock `index` if that needs no waiting: a context manager, else None."""
         if index in self._turns:
             return None
+        if self._order is not None and rank is not None:
+            self._order.check(rank)
         got = self.table.acquire_nowait(index)
         if not got:
             return None

@@ -196,6 +196,20 @@ def test_create_with_a_cpuset_binds_to_it(
     assert answer(process) == "{0}"
 
 
+def test_create_with_a_cpu_the_pod_has_not_names_the_flag(
+    cgroupfs: Cgroupfs, cgroup_parent: str
+) -> None:
+    """v2 takes it and gives what there is; v1 refuses."""
+    cgroupfs.create(f"{cgroup_parent}/pod", Resources(cpuset_cpus="0"))
+    inner = NewCgroup(f"{cgroup_parent}/pod/c", Resources(cpuset_cpus="0-1"))
+    if cgroupfs.unified or os.cpu_count() == 1:
+        cgroupfs.create_many([inner])
+        return
+    with pytest.raises(InvalidConfig, match="--cpuset-cpus: the kernel refuses 0-1"):
+        cgroupfs.create_many([inner])
+    assert not cgroupfs.exists(inner.path)
+
+
 def test_create_below_a_bare_foreign_cgroup_can_be_joined(
     anywhere: Cgroupfs, cgroup_parent: str, start: Start
 ) -> None:

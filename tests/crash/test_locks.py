@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from doubles import lock_fuzz
 from doubles.lock_peer import Peer
 from podrt._fast.lockfile import CHUNK_ENTRIES
 from podrt._fast.locktable import LockTable
@@ -23,6 +24,9 @@ HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "src/podrt/_fast"
 OLD, NEW, FILLER = b"o" * 32, b"n" * 32, b"f" * 32
 KILLED = -9
+
+# The full counts take minutes each.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -164,7 +168,7 @@ def test_killing_holders_at_random_never_lets_two_inside(
     rng = random.Random(11)
     guards = [start_guard(path, index, memory) for _ in range(3)]
     try:
-        for _ in range(rounds(25, 2000)):
+        for _ in range(rounds(20, 1500)):
             time.sleep(rng.random() * 0.01)
             victim = guards.pop(rng.randrange(3))
             victim.kill()
@@ -187,7 +191,7 @@ def test_killing_allocators_at_random_loses_no_lock(
     path = f"{folder}/locks"
     prepare(path, 3)
     rng = random.Random(12)
-    for _ in range(rounds(8, 500)):
+    for _ in range(rounds(6, 500)):
         with Peer(path) as first, Peer(path) as second:
             first.send("churn", (b"1" * 32).hex(), 10_000_000)
             second.send("churn", (b"2" * 32).hex(), 10_000_000)
@@ -201,3 +205,17 @@ def test_killing_allocators_at_random_loses_no_lock(
                 assert table.free(entry.lock, entry.owner_id)
         table.close()
     check_whole(path)
+
+
+def test_damaged_tables_make_no_memory_error(
+    folder: str, rounds: Callable[[int, int], int]
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    seed = random.SystemRandom().randrange(1 << 40)
+    try:
+        report = lock_fuzz.run(folder, rounds(2, 60), seed)
+    except subprocess.CalledProcessError:
+        print("seed", Path(f"{folder}/seed").read_text())
+        raise
+    assert report.endswith("no finding\n"), report

@@ -28,7 +28,9 @@ PAUSE, UNPAUSE = 12, 13
 OK, FAILED, CREATED, STARTED, EXITED = range(64, 69)
 HOLD, UNIFIED = 1, 2
 
-(SETNS, ROOT_OVERLAY, ROOT_BIND, MOUNT, BIND, POD_SHM, DEVICE, SYMLINK, MASK, READONLY) = range(1, 11)
+(SETNS, ROOT_OVERLAY, ROOT_BIND, MOUNT, BIND, POD_SHM, DEVICE, SYMLINK, MASK, READONLY) = range(
+    1, 11
+)
 (PIVOT, HOSTNAME, DOMAINNAME, SYSCTL, RLIMIT, OOM_SCORE, UMASK, USER, CAPS) = range(11, 20)
 (NO_NEW_PRIVS, SECCOMP, KEYRING, CWD, EXEC, LOG, PROPAGATION) = range(20, 27)
 
@@ -292,8 +294,12 @@ class Group:
 
     def let_go(self) -> None:
         """Whatever a test left undone: namespaces are dropped, connections closed."""
+        deadline = time.monotonic() + PATIENCE_S
         with contextlib.suppress(OSError, EOFError):
-            self.connect().ask(Message(RELEASE_NS))
+            client = self.connect()
+            # Busy until the last process has been reaped, by whoever does that.
+            while client.ask(Message(RELEASE_NS)).kind == FAILED and time.monotonic() < deadline:
+                time.sleep(0.01)
         self.close()
 
     def processes(self) -> list[int]:
@@ -333,7 +339,6 @@ class Box:
         for name in ("upper", "work"):
             (self.folder / name).mkdir(parents=True)
         self.log = self.folder / "log"
-        self.plan_path = self.folder / "plan"
         self.root_op = op(
             ROOT_OVERLAY,
             texts([str(lower)]),
@@ -364,11 +369,11 @@ class Box:
     def send_start(
         self, plan: bytes, *, flags: int = 0, join: Sequence[str] = (), client: Client | None = None
     ) -> int:
-        self.plan_path.write_bytes(plan)
         self.run += 1
         body = b"".join(path.encode() + b"\0" for path in join)
-        fd = os.open(self.plan_path, os.O_RDONLY)
+        fd = os.memfd_create("plan")
         try:
+            os.write(fd, plan)
             return (client or self.client).send(
                 Message(START, run=self.run, arg=flags, id=self.id, body=body), (fd,)
             )

@@ -30,13 +30,19 @@ Plan = Callable[..., list[PodPlan]]
 
 
 @pytest.fixture
-async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
-    settings = Settings(root=f"{tmp_path}/root", runroot=f"{tmp_path}/run")
-    archive = tmp_path / "busybox.tar"
+def archive(tmp_path: Path) -> Path:
+    """A root file system of busybox."""
+    path = tmp_path / "busybox.tar"
     names = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout
     links = [symlink(f"bin/{name}", "busybox") for name in names.split() if name != "busybox"]
     program = entry("bin/busybox", Path(BUSYBOX).read_bytes(), mode=0o755)
-    archive.write_bytes(tar_of([directory("tmp", 0o1777), program, *links]))
+    path.write_bytes(tar_of([directory("tmp", 0o1777), program, *links]))
+    return path
+
+
+@pytest.fixture
+async def runtime(tmp_path: Path, archive: Path) -> AsyncIterator[Runtime]:
+    settings = Settings(root=f"{tmp_path}/root", runroot=f"{tmp_path}/run")
     async with open_runtime(settings) as opened:
         await opened.import_image(str(archive), "base", changes=["ENV PATH=/bin"])
         yield opened
@@ -86,11 +92,11 @@ def sleeper(name: str = "main") -> dict[str, Any]:
 
 async def said(runtime: Runtime, name: str, word: str) -> str:
     """The log of a container once `word` stands in it."""
-    path = Path(runtime.settings.layout.log(runtime.container(name).id))
+    path = trio.Path(runtime.settings.layout.log(runtime.container(name).id))
     with trio.fail_after(PATIENCE_S):
-        while not path.exists() or word not in path.read_text():
+        while not await path.exists() or word not in await path.read_text():
             await trio.sleep(0.01)
-    return path.read_text()
+    return await path.read_text()
 
 
 def failures(played: list[Played]) -> list[str]:

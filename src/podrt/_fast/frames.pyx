@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-# cython: auto_pickle=False
+# cython: auto_pickle=False, autotestdict=False
 """The log's frames: encoding one, scanning many, and the words shared by processes.
 
 A frame is a 40-byte head and its payload, padded with zeros to a multiple of 8:
@@ -271,6 +271,25 @@ def search(const uint8_t[::1] data not None, *, uint32_t salt):
     return seq, durable
 
 
+def salvage(const uint8_t[::1] data not None, *, uint32_t salt):
+    """Every valid frame anywhere in `data`, damage or not between them, as `scan` gives them."""
+    cdef size_t count = <size_t>data.shape[0]
+    cdef size_t at = 0
+    cdef Head head
+    cdef int state
+    cdef list found = []
+    while at < count and count - at >= sizeof(Head):
+        with nogil:
+            state = read_frame(&data[0], count, at, salt, &head)
+        if state != C_CLEAN:
+            at += 8
+            continue
+        found.append((head.seq, head.kind, head.at_ns, head.durable, at + sizeof(Head),
+                      head.length))
+        at += sizeof(Head) + ((<size_t>head.length + 7) & ~<size_t>7)
+    return found
+
+
 cdef packed struct Row:
     uint16_t table
     uint16_t id_bytes
@@ -376,11 +395,10 @@ cdef class Mapping:
     cdef Py_ssize_t size
     cdef bint is_writable
 
-    def __cinit__(self, int fd, Py_ssize_t size, *, bint writable=False):
+    def __init__(self, int fd, Py_ssize_t size, *, bint writable=False):
         cdef int protection = PROT_READ | (PROT_WRITE if writable else 0)
-        self.address = NULL
-        if size <= 0:
-            raise ValueError("a mapping needs a size")
+        if size <= 0 or self.address != NULL:
+            raise ValueError("a mapping needs a size, and is made once")
         self.address = mmap(NULL, <size_t>size, protection, MAP_SHARED, fd, 0)
         if self.address == MAP_FAILED:
             self.address = NULL
@@ -394,6 +412,10 @@ cdef class Mapping:
 
     def __len__(self):
         return self.size
+
+    def view(self):
+        """The mapping as a memoryview, which keeps it alive."""
+        return memoryview(self)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.address, self.size, not self.is_writable, flags)

@@ -19,6 +19,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,18 +246,29 @@ static inline int64_t lk_now_ms(void)
     return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* Build hosts may have headers older than the kernels this runs on: futex_waitv is of 5.16. */
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+#define LK_FUTEX_32 2
+
 typedef struct {
-    struct futex_waitv words[LK_WAITV_MAX];
+    uint64_t value;
+    uint64_t address;
+    uint32_t flags;
+    uint32_t reserved;
+} lk_sleeper;
+
+typedef struct {
+    lk_sleeper words[LK_WAITV_MAX];
     uint32_t count;
 } lk_sleepers;
 
 static inline void lk_sleep_on(lk_sleepers *all, void *address, uint32_t expected)
 {
-    struct futex_waitv *one = &all->words[all->count++];
-    memset(one, 0, sizeof *one);
-    one->val = expected;
-    one->uaddr = (uintptr_t)address;
-    one->flags = FUTEX_32;
+    lk_sleeper sleeper = {
+        .value = expected, .address = (uintptr_t)address, .flags = LK_FUTEX_32};
+    all->words[all->count++] = sleeper;
 }
 
 /* How long a process without futex_waitv sleeps before it looks at everything again. */
@@ -279,7 +291,7 @@ static inline void lk_sleep_any(lk_sleepers *all, int64_t timeout_us)
         return;
     if (all->count > 1 && timeout_us > LK_POLL_US)
         timeout_us = LK_POLL_US;
-    lk_sleep((void *)(uintptr_t)all->words[0].uaddr, (uint32_t)all->words[0].val, timeout_us);
+    lk_sleep((void *)(uintptr_t)all->words[0].address, (uint32_t)all->words[0].value, timeout_us);
 }
 
 /* The start time of a live process: 1 and its ticks, 0 when there is none (a zombie is none),

@@ -12,8 +12,6 @@
 #include <unistd.h>
 
 #define K_OPEN_TREE_CLONE 1u
-#define K_FSOPEN_CLOEXEC 1u
-#define K_FSMOUNT_CLOEXEC 1u
 #define K_MOVE_FROM_EMPTY 0x04u
 #define K_MOVE_TO_EMPTY 0x40u
 #ifndef AT_RECURSIVE
@@ -24,7 +22,7 @@
 #define START_TIME_FIELD 19
 #define LAST_SIGNAL 64
 
-static int checked(long result)
+int checked(long result)
 {
 	return result < 0 ? -errno : (int)result;
 }
@@ -36,26 +34,11 @@ int k_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
 
 	/* RESOLVE_IN_ROOT answers EAGAIN when a rename raced with a "..": ask again. */
 	for (int tries = 0; tries < 32; tries++) {
-		fd = checked(syscall(SYS_openat2, dir, path, &how, sizeof(how)));
+		fd = K(openat2, dir, path, &how, sizeof(how));
 		if (fd != -EAGAIN)
 			break;
 	}
 	return fd;
-}
-
-int k_fsopen(const char *type)
-{
-	return checked(syscall(SYS_fsopen, type, K_FSOPEN_CLOEXEC));
-}
-
-int k_fsconfig(int fs, unsigned command, const char *key, const char *value)
-{
-	return checked(syscall(SYS_fsconfig, fs, command, key, value, 0));
-}
-
-int k_fsmount(int fs, uint64_t attrs)
-{
-	return checked(syscall(SYS_fsmount, fs, K_FSMOUNT_CLOEXEC, (unsigned)attrs));
 }
 
 int k_open_tree(int dir, const char *path, bool recursive)
@@ -66,45 +49,19 @@ int k_open_tree(int dir, const char *path, bool recursive)
 		flags |= AT_RECURSIVE;
 	if (path[0] == '\0')
 		flags |= AT_EMPTY_PATH;
-	return checked(syscall(SYS_open_tree, dir, path, flags));
+	return K(open_tree, dir, path, flags);
 }
 
 int k_move_mount(int from, int to)
 {
-	return checked(
-	    syscall(SYS_move_mount, from, "", to, "", K_MOVE_FROM_EMPTY | K_MOVE_TO_EMPTY));
+	return K(move_mount, from, "", to, "", K_MOVE_FROM_EMPTY | K_MOVE_TO_EMPTY);
 }
 
 int k_mount_setattr(int fd, bool recursive, const struct k_mount_attr *attr)
 {
 	unsigned flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
 
-	return checked(syscall(SYS_mount_setattr, fd, "", flags, attr, sizeof(*attr)));
-}
-
-int k_pivot_root_here(void)
-{
-	return checked(syscall(SYS_pivot_root, ".", "."));
-}
-
-int k_close_range(unsigned first, unsigned last, unsigned flags)
-{
-	return checked(syscall(SYS_close_range, first, last, flags));
-}
-
-int k_pidfd_open(pid_t pid)
-{
-	return checked(syscall(SYS_pidfd_open, pid, 0));
-}
-
-int k_pidfd_signal(int pidfd, int sig)
-{
-	return checked(syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0));
-}
-
-pid_t k_clone3(const struct k_clone_args *args)
-{
-	return checked(syscall(SYS_clone3, args, sizeof(*args)));
+	return K(mount_setattr, fd, "", flags, attr, sizeof(*attr));
 }
 
 /* By the calls themselves: the libraries keep some signals for their threads and leave those as

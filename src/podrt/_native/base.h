@@ -7,7 +7,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
+#include <unistd.h>
 
 #define PATH_ROOM 4096
 
@@ -44,18 +46,21 @@ struct k_clone_args {
 };
 #define K_CLONE_INTO_CGROUP 0x200000000ULL
 
+/* Each call's result, or -errno. */
+#define K(name, ...) checked(syscall(SYS_##name, __VA_ARGS__))
+#define k_fsopen(type) K(fsopen, type, 1u)
+#define k_fsconfig(fs, command, key, value) K(fsconfig, fs, command, key, value, 0)
+#define k_fsmount(fs, attrs) K(fsmount, fs, 1u, (unsigned)(attrs))
+#define k_close_range(first, flags) K(close_range, first, ~0u, flags)
+#define k_pidfd_open(pid) K(pidfd_open, pid, 0)
+#define k_pidfd_signal(pidfd, sig) K(pidfd_send_signal, pidfd, sig, NULL, 0)
+#define k_clone3(args) K(clone3, args, sizeof(*(args)))
+
+int checked(long result);
 int k_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
-int k_fsopen(const char *type);
-int k_fsconfig(int fs, unsigned command, const char *key, const char *value);
-int k_fsmount(int fs, uint64_t attrs);
 int k_open_tree(int dir, const char *path, bool recursive);
 int k_move_mount(int from, int to);
 int k_mount_setattr(int fd, bool recursive, const struct k_mount_attr *attr);
-int k_pivot_root_here(void);
-int k_close_range(unsigned first, unsigned last, unsigned flags);
-int k_pidfd_open(pid_t pid);
-int k_pidfd_signal(int pidfd, int sig);
-pid_t k_clone3(const struct k_clone_args *args);
 void k_reset_signals(void);
 void k_block_signals(uint64_t mask);
 

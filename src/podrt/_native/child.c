@@ -118,13 +118,12 @@ static int enter_held(const struct launch *launch, uint32_t type)
 	return -ESRCH;
 }
 
-static int op_setns(struct child *child, uint16_t flags, struct reader payload)
+static int op_setns(struct child *child, struct reader payload)
 {
 	uint32_t type = take_u32(&payload);
 	const char *path = take_str(&payload);
 	cleanup_fd int fd = -1;
 
-	(void)flags;
 	child->detail = path;
 	if (!*path)
 		return enter_held(child->launch, type);
@@ -136,16 +135,14 @@ static int op_setns(struct child *child, uint16_t flags, struct reader payload)
 	return setns(fd, (int)type) < 0 ? -errno : 0;
 }
 
-static int op_hostname(struct child *child, uint16_t flags, struct reader payload)
+static int op_hostname(struct child *child, struct reader payload)
 {
-	(void)flags;
 	child->detail = take_str(&payload);
 	return sethostname(child->detail, strlen(child->detail)) < 0 ? -errno : 0;
 }
 
-static int op_domainname(struct child *child, uint16_t flags, struct reader payload)
+static int op_domainname(struct child *child, struct reader payload)
 {
-	(void)flags;
 	child->detail = take_str(&payload);
 	return setdomainname(child->detail, strlen(child->detail)) < 0 ? -errno : 0;
 }
@@ -159,7 +156,7 @@ int child_seal(struct child *child)
 		return 0;
 	child->is_sealed = true;
 	umask(child->umask);
-	if (k_close_range(STDERR_FILENO + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC) < 0)
+	if (k_close_range(STDERR_FILENO + 1, CLOSE_RANGE_CLOEXEC) < 0)
 		return -errno;
 	k_block_signals(0);
 	return 0;
@@ -219,12 +216,11 @@ static int exec_by_path(const struct plan *plan)
 	}
 }
 
-static int op_exec(struct child *child, uint16_t flags, struct reader payload)
+static int op_exec(struct child *child, struct reader payload)
 {
 	const struct plan *plan = &child->launch->plan;
 	int result;
 
-	(void)flags;
 	(void)payload;
 	child->detail = plan->argv[0];
 	result = child_seal(child);
@@ -239,10 +235,9 @@ static int op_exec(struct child *child, uint16_t flags, struct reader payload)
 }
 
 /* LOG is the monitor's. */
-static int op_log(struct child *child, uint16_t flags, struct reader payload)
+static int op_log(struct child *child, struct reader payload)
 {
 	(void)child;
-	(void)flags;
 	(void)payload;
 	return 0;
 }
@@ -282,8 +277,9 @@ _Noreturn void child_main(const struct launch *launch)
 		die(&child, STAGE_SETUP, result);
 	while (take_op(&ops, &head, &payload)) {
 		child.detail = NULL;
+		child.flags = head.flags;
 		set_stage(&child, head.code);
-		result = operations[head.code](&child, head.flags, payload);
+		result = operations[head.code](&child, payload);
 		if (result < 0)
 			die(&child, head.code, result);
 	}

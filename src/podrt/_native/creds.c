@@ -101,9 +101,8 @@ static int apply_caps(struct child *child)
 }
 
 /* CAPS before USER waits for it: changing the user needs capabilities that CAPS may drop. */
-int op_caps(struct child *child, uint16_t flags, struct reader payload)
+int op_caps(struct child *child, struct reader payload)
 {
-	(void)flags;
 	child->detail = "capabilities";
 	child->caps.bounding = take_u64(&payload);
 	child->caps.effective = take_u64(&payload);
@@ -128,14 +127,13 @@ static int change_user(const struct child *child, uid_t uid, gid_t gid)
 	return prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) < 0 ? -errno : 0;
 }
 
-int op_user(struct child *child, uint16_t flags, struct reader payload)
+int op_user(struct child *child, struct reader payload)
 {
 	uid_t uid = take_u32(&payload);
 	gid_t gid = take_u32(&payload);
 	uint32_t count = take_u32(&payload);
 	int result;
 
-	(void)flags;
 	child->detail = "user";
 	if (count > MAX_GROUPS || syscall(SYS_setgroups, count, payload.at) < 0)
 		return count > MAX_GROUPS ? -EINVAL : -errno;
@@ -144,15 +142,14 @@ int op_user(struct child *child, uint16_t flags, struct reader payload)
 	return result == 0 && child->has_caps_set ? apply_caps(child) : result;
 }
 
-int op_no_new_privs(struct child *child, uint16_t flags, struct reader payload)
+int op_no_new_privs(struct child *child, struct reader payload)
 {
-	(void)flags;
 	(void)payload;
 	child->detail = "no_new_privs";
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0;
 }
 
-int op_seccomp(struct child *child, uint16_t flags, struct reader payload)
+int op_seccomp(struct child *child, struct reader payload)
 {
 	struct sock_filter room[MAX_FILTER];
 	uint32_t how = take_u32(&payload);
@@ -160,7 +157,6 @@ int op_seccomp(struct child *child, uint16_t flags, struct reader payload)
 	struct stat st;
 	int result;
 
-	(void)flags;
 	child->detail = take_str(&payload);
 	if (fstat(child->filter, &st) < 0)
 		return -errno;
@@ -179,32 +175,29 @@ int op_seccomp(struct child *child, uint16_t flags, struct reader payload)
 }
 
 /* A kernel without keyrings has nothing to keep apart. */
-int op_keyring(struct child *child, uint16_t flags, struct reader payload)
+int op_keyring(struct child *child, struct reader payload)
 {
 	const char *name = take_str(&payload);
 
-	(void)flags;
 	child->detail = "session keyring";
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, *name ? name : NULL) < 0)
 		return errno == ENOSYS ? 0 : -errno;
 	return 0;
 }
 
-int op_rlimit(struct child *child, uint16_t flags, struct reader payload)
+int op_rlimit(struct child *child, struct reader payload)
 {
 	uint32_t resource = take_u32(&payload);
 	uint64_t soft = take_u64(&payload), hard = take_u64(&payload);
 	const struct rlimit limit = {.rlim_cur = soft, .rlim_max = hard};
 
-	(void)flags;
 	snprintf(child->note, sizeof(child->note), "rlimit %u", resource);
 	child->detail = child->note;
 	return syscall(SYS_prlimit64, 0, resource, &limit, NULL) < 0 ? -errno : 0;
 }
 
-int op_umask(struct child *child, uint16_t flags, struct reader payload)
+int op_umask(struct child *child, struct reader payload)
 {
-	(void)flags;
 	child->umask = take_u32(&payload) & 0777;
 	if (child->is_sealed)
 		umask(child->umask);
@@ -228,14 +221,13 @@ static int write_proc(struct child *child, const char *below, const char *path, 
 
 /* "net.ipv4.ip_forward"; with a slash as its first separator the key is a path already, for
  * interface names that hold dots. Source: sysctl.d(5). */
-int op_sysctl(struct child *child, uint16_t flags, struct reader payload)
+int op_sysctl(struct child *child, struct reader payload)
 {
 	const char *key = take_str(&payload), *value = take_str(&payload);
 	const char *first = strpbrk(key, "./");
 	bool by_dots = first && *first == '.';
 	char path[256];
 
-	(void)flags;
 	child->detail = key;
 	if (strlen(key) >= sizeof(path))
 		return -ENAMETOOLONG;
@@ -247,12 +239,11 @@ int op_sysctl(struct child *child, uint16_t flags, struct reader payload)
 	return write_proc(child, "sys", path, value);
 }
 
-int op_oom_score(struct child *child, uint16_t flags, struct reader payload)
+int op_oom_score(struct child *child, struct reader payload)
 {
 	int32_t score = (int32_t)take_u32(&payload);
 	char own[16], text[16];
 
-	(void)flags;
 	child->detail = "oom_score_adj";
 	snprintf(own, sizeof(own), "%d", (int)getpid());
 	snprintf(text, sizeof(text), "%d", (int)score);

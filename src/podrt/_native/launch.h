@@ -63,6 +63,7 @@ struct child {
 	bool has_user;     /* USER came by */
 	bool is_sealed;    /* descriptors and signals are as the program shall find them */
 	uint32_t umask;
+	uint16_t flags; /* of the operation at hand */
 	struct op_caps {
 		uint64_t bounding, effective, permitted, inheritable, ambient;
 	} caps;
@@ -70,7 +71,7 @@ struct child {
 	char note[160];     /* room for a detail that is no string of the plan */
 };
 
-typedef int operation(struct child *child, uint16_t flags, struct reader payload);
+typedef int operation(struct child *child, struct reader payload);
 
 _Noreturn void child_main(const struct launch *launch);
 int child_seal(struct child *child);

@@ -113,7 +113,7 @@ static int become_monitor(char *const *cgroups)
 	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ||
 	    prctl(PR_SET_NAME, "podrt-monitor", 0, 0, 0) < 0)
 		return -errno;
-	if (k_close_range(FD_FIRST_FREE, UINT_MAX, 0) < 0)
+	if (k_close_range(FD_FIRST_FREE, 0) < 0)
 		return -errno;
 	for (int fd = FD_LOCK; fd < FD_FIRST_FREE; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
@@ -145,10 +145,7 @@ static int find_run_dir(struct monitor *m)
 	if (n < 0)
 		return -errno;
 	path[n] = '\0';
-	m->run_dir = strdup(path);
-	if (!m->run_dir || asprintf(&m->shm_path, "%s/shm", path) < 0)
-		return -ENOMEM;
-	return 0;
+	return asprintf(&m->shm_path, "%s/shm", path) < 0 ? -ENOMEM : 0;
 }
 
 static int open_parts(struct monitor *m)

@@ -220,7 +220,6 @@ struct monitor {
 	uint32_t live; /* containers with a process */
 	struct container *stopping;
 	struct grave *graves;
-	char *run_dir;
 	char *shm_path;
 	struct rlimit files;
 	struct scratch scratch;

@@ -91,14 +91,13 @@ static int open_kernel_place(struct child *child, const char *dest)
 	return fd == -ENOENT ? make_in_root(child, dest) : fd;
 }
 
-int op_mount(struct child *child, uint16_t flags, struct reader payload)
+int op_mount(struct child *child, struct reader payload)
 {
 	struct filesystem what;
 	cleanup_fd int tree = -1, place = -1;
 	bool is_proc, is_kernel;
 	int result;
 
-	(void)flags;
 	what.type = take_str(&payload);
 	what.source = take_str(&payload);
 	what.dest = take_str(&payload);
@@ -170,7 +169,7 @@ static int set_bind_attrs(int tree, uint64_t set, uint64_t clear, uint32_t flags
 	return k_mount_setattr(tree, flags & BIND_ATTRS_RECURSIVE, &attr);
 }
 
-int op_bind(struct child *child, uint16_t flags, struct reader payload)
+int op_bind(struct child *child, struct reader payload)
 {
 	const char *source = take_str(&payload), *dest = take_str(&payload);
 	uint64_t set = take_u64(&payload), clear = take_u64(&payload);
@@ -178,7 +177,6 @@ int op_bind(struct child *child, uint16_t flags, struct reader payload)
 	cleanup_fd int tree = -1, place = -1;
 	int result;
 
-	(void)flags;
 	child->detail = source;
 	if (child->root < 0)
 		return -EINVAL;
@@ -193,12 +191,11 @@ int op_bind(struct child *child, uint16_t flags, struct reader payload)
 	return place < 0 ? place : k_move_mount(tree, place);
 }
 
-int op_pod_shm(struct child *child, uint16_t flags, struct reader payload)
+int op_pod_shm(struct child *child, struct reader payload)
 {
 	const char *dest = take_str(&payload);
 	cleanup_fd int tree = -1, place = -1;
 
-	(void)flags;
 	child->detail = dest;
 	tree = k_open_tree(AT_FDCWD, child->launch->shm_path, false);
 	if (tree < 0)
@@ -269,13 +266,12 @@ static bool is_missing(int result)
 	return result == -ENOENT || result == -ENOTDIR;
 }
 
-int op_mask(struct child *child, uint16_t flags, struct reader payload)
+int op_mask(struct child *child, struct reader payload)
 {
 	const char *path = take_str(&payload);
 	cleanup_fd int place = open_in_root(child, path);
 	struct stat st;
 
-	(void)flags;
 	child->detail = path;
 	if (place < 0)
 		return is_missing(place) ? 0 : place;
@@ -286,7 +282,7 @@ int op_mask(struct child *child, uint16_t flags, struct reader payload)
 
 /* A clone of the path with all that lies below it (masks too) goes over the path itself, so
  * that every other mount flag stays as it was. */
-int op_readonly(struct child *child, uint16_t flags, struct reader payload)
+int op_readonly(struct child *child, struct reader payload)
 {
 	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
 	const char *path = take_str(&payload);
@@ -297,7 +293,7 @@ int op_readonly(struct child *child, uint16_t flags, struct reader payload)
 	child->detail = path;
 	if (place < 0)
 		return is_missing(place) ? 0 : place;
-	if (flags & READONLY_IN_PLACE)
+	if (child->flags & READONLY_IN_PLACE)
 		return k_mount_setattr(place, false, &read_only);
 	tree = k_open_tree(place, "", true);
 	if (tree < 0)

@@ -102,7 +102,7 @@ int make_file_in_root(const struct child *child, const char *path)
 	return open_in_root(child, path);
 }
 
-int op_device(struct child *child, uint16_t flags, struct reader payload)
+int op_device(struct child *child, struct reader payload)
 {
 	const char *path = take_str(&payload), *name;
 	uint32_t kind = take_u32(&payload), major = take_u32(&payload);
@@ -113,7 +113,6 @@ int op_device(struct child *child, uint16_t flags, struct reader payload)
 	cleanup_fd int parent = -1;
 	struct stat st;
 
-	(void)flags;
 	child->detail = path;
 	if (kind != 'c' && kind != 'b' && kind != 'p')
 		return -EINVAL;
@@ -133,12 +132,11 @@ int op_device(struct child *child, uint16_t flags, struct reader payload)
 	return (st.st_mode & S_IFMT) == type && st.st_rdev == device ? 0 : -EEXIST;
 }
 
-int op_symlink(struct child *child, uint16_t flags, struct reader payload)
+int op_symlink(struct child *child, struct reader payload)
 {
 	const char *target = take_str(&payload), *path = take_str(&payload), *name;
 	cleanup_fd int parent = -1;
 
-	(void)flags;
 	child->detail = path;
 	parent = make_parent(child, path, &name);
 	if (parent < 0)
@@ -148,7 +146,7 @@ int op_symlink(struct child *child, uint16_t flags, struct reader payload)
 }
 
 /* CVE-2024-21626: a working directory outside the root would be a way out of it. */
-int op_cwd(struct child *child, uint16_t flags, struct reader payload)
+int op_cwd(struct child *child, struct reader payload)
 {
 	const char *path = take_str(&payload);
 	char room[PATH_ROOM];
@@ -157,7 +155,7 @@ int op_cwd(struct child *child, uint16_t flags, struct reader payload)
 	child->detail = path;
 	if (child->root < 0)
 		return -EINVAL;
-	fd = flags & 1 ? make_in_root(child, path) : open_directory(child, path);
+	fd = child->flags & 1 ? make_in_root(child, path) : open_directory(child, path);
 	if (fd < 0)
 		return fd;
 	if (fchdir(fd) < 0)

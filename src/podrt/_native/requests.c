@@ -5,8 +5,6 @@
 
 #include "monitor.h"
 
-typedef int request_handler(struct monitor *m, const struct request *request);
-
 static int answer_hello(struct monitor *m, const struct request *request)
 {
 	const uint64_t versions =
@@ -23,52 +21,13 @@ static int answer_hello(struct monitor *m, const struct request *request)
 }
 
 /* A container is known from its first START or ADOPT on. */
-static int for_new(struct monitor *m, const struct request *request, enum event event)
+static int dispatch_new(struct monitor *m, const struct request *request, enum event event)
 {
 	struct container *c = table_find(&m->table, request->head.id);
 
 	if (!c)
 		c = table_add(&m->table, request->head.id);
 	return c ? dispatch(m, c, event, request) : -ENOMEM;
-}
-
-static int for_known(struct monitor *m, const struct request *request, enum event event)
-{
-	struct container *c = table_find(&m->table, request->head.id);
-
-	return c ? dispatch(m, c, event, request) : -ESRCH;
-}
-
-static int ask_start(struct monitor *m, const struct request *request)
-{
-	return request->fd < 0 ? -EPROTO : for_new(m, request, EVENT_START);
-}
-
-static int ask_adopt(struct monitor *m, const struct request *request)
-{
-	return for_new(m, request, EVENT_ADOPT);
-}
-
-static int ask_release(struct monitor *m, const struct request *request)
-{
-	return for_known(m, request, EVENT_RELEASE);
-}
-
-static int ask_signal(struct monitor *m, const struct request *request)
-{
-	return for_known(m, request, EVENT_SIGNAL);
-}
-
-static int ask_stop(struct monitor *m, const struct request *request)
-{
-	struct container *c = table_find(&m->table, request->head.id);
-
-	return c ? dispatch(m, c, EVENT_STOP, request) : -ESRCH;
-}
-
-static int ask_wait(struct monitor *m, const struct request *request)
-{
-	return for_known(m, request, EVENT_WAIT);
 }
 
 /* Forgetting twice is forgetting. */
@@ -98,16 +57,6 @@ static int note_fact(struct monitor *m, const struct request *request, enum reco
 	return result;
 }
 
-static int note_pause(struct monitor *m, const struct request *request)
-{
-	return note_fact(m, request, REC_PAUSED);
-}
-
-static int note_unpause(struct monitor *m, const struct request *request)
-{
-	return note_fact(m, request, REC_UNPAUSED);
-}
-
 /* The receipt comes before the effect: from then on nothing of it starts any more. */
 static int note_removing(struct monitor *m, const struct request *request)
 {
@@ -127,30 +76,48 @@ static int note_removing(struct monitor *m, const struct request *request)
 	return 0;
 }
 
-static request_handler *const handlers[] = {
-    [MSG_HELLO] = answer_hello,         [MSG_SETUP] = spaces_setup,
-    [MSG_START] = ask_start,            [MSG_RELEASE] = ask_release,
-    [MSG_SIGNAL] = ask_signal,          [MSG_STOP] = ask_stop,
-    [MSG_WAIT] = ask_wait,              [MSG_REMOVING] = note_removing,
-    [MSG_FORGET] = ask_forget,          [MSG_RELEASE_NS] = spaces_release,
-    [MSG_ADOPT] = ask_adopt,            [MSG_PAUSE] = note_pause,
-    [MSG_UNPAUSE] = note_unpause,
-};
+static int handle(struct monitor *m, const struct request *request)
+{
+	static const enum event events[] = {
+	    [MSG_RELEASE] = EVENT_RELEASE, [MSG_SIGNAL] = EVENT_SIGNAL,
+	    [MSG_STOP] = EVENT_STOP,       [MSG_WAIT] = EVENT_WAIT,
+	};
+	struct container *c;
+
+	switch (request->head.type) {
+	case MSG_HELLO:
+		return answer_hello(m, request);
+	case MSG_SETUP:
+		return spaces_setup(m, request);
+	case MSG_START:
+		return request->fd < 0 ? -EPROTO : dispatch_new(m, request, EVENT_START);
+	case MSG_ADOPT:
+		return dispatch_new(m, request, EVENT_ADOPT);
+	case MSG_RELEASE:
+	case MSG_SIGNAL:
+	case MSG_STOP:
+	case MSG_WAIT:
+		c = table_find(&m->table, request->head.id);
+		return c ? dispatch(m, c, events[request->head.type], request) : -ESRCH;
+	case MSG_REMOVING:
+		return note_removing(m, request);
+	case MSG_FORGET:
+		return ask_forget(m, request);
+	case MSG_RELEASE_NS:
+		return spaces_release(m, request);
+	case MSG_PAUSE:
+		return note_fact(m, request, REC_PAUSED);
+	case MSG_UNPAUSE:
+		return note_fact(m, request, REC_UNPAUSED);
+	default:
+		return -EPROTO;
+	}
+}
 
 void handle_request(struct monitor *m, struct request *request)
 {
-	const uint16_t type = request->head.type;
-	int result;
+	int result = request->head.version == WIRE_VERSION ? handle(m, request) : -EPROTO;
 
-	if (request->head.version != WIRE_VERSION) {
-		reply_failed(m, request->asker, EPROTO, 0, "wire version");
-		return;
-	}
-	if (type >= sizeof(handlers) / sizeof(handlers[0]) || !handlers[type]) {
-		reply_failed(m, request->asker, EPROTO, 0, "unknown message type");
-		return;
-	}
-	result = handlers[type](m, request);
 	if (result < 0)
 		reply_failed(m, request->asker, -result, 0, NULL);
 }

@@ -135,13 +135,12 @@ static int hang_root(struct child *child, int tree, const char *place)
 	return 0;
 }
 
-int op_root_overlay(struct child *child, uint16_t flags, struct reader payload)
+int op_root_overlay(struct child *child, struct reader payload)
 {
 	struct overlay overlay;
 	const char *place;
 	int tree, result;
 
-	(void)flags;
 	overlay.lower = take_list(&payload);
 	overlay.upper = take_str(&payload);
 	overlay.work = take_str(&payload);
@@ -162,12 +161,11 @@ int op_root_overlay(struct child *child, uint16_t flags, struct reader payload)
 	return child->root < 0 ? -errno : 0;
 }
 
-int op_root_bind(struct child *child, uint16_t flags, struct reader payload)
+int op_root_bind(struct child *child, struct reader payload)
 {
 	const char *path = take_str(&payload);
 	int tree;
 
-	(void)flags;
 	child->detail = path;
 	tree = k_open_tree(AT_FDCWD, path, true);
 	return tree < 0 ? tree : hang_root(child, tree, path);
@@ -175,7 +173,7 @@ int op_root_bind(struct child *child, uint16_t flags, struct reader payload)
 
 /* The old root lies over the new one after the first step and goes with the second.
  * Source: pivot_root(2), NOTES. */
-int op_pivot(struct child *child, uint16_t flags, struct reader payload)
+int op_pivot(struct child *child, struct reader payload)
 {
 	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
 	int result;
@@ -186,7 +184,7 @@ int op_pivot(struct child *child, uint16_t flags, struct reader payload)
 		return -EINVAL;
 	if (fchdir(child->root) < 0)
 		return -errno;
-	result = k_pivot_root_here();
+	result = K(pivot_root, ".", ".");
 	if (result < 0)
 		return result;
 	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
@@ -194,7 +192,7 @@ int op_pivot(struct child *child, uint16_t flags, struct reader payload)
 	if (!child->launch->plan.has_propagation &&
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -errno;
-	if (!(flags & 1))
+	if (!(child->flags & 1))
 		return 0;
 	/* The last chance to make something in it. */
 	if (child->launch->plan.new_cwd) {
@@ -207,11 +205,10 @@ int op_pivot(struct child *child, uint16_t flags, struct reader payload)
 	return k_mount_setattr(child->root, false, &read_only);
 }
 
-int op_propagation(struct child *child, uint16_t flags, struct reader payload)
+int op_propagation(struct child *child, struct reader payload)
 {
 	unsigned long kind = (unsigned long)take_u64(&payload);
 
-	(void)flags;
 	child->detail = "/";
 	if (kind & ~(unsigned long)(MS_REC | MS_PRIVATE | MS_SLAVE | MS_SHARED | MS_UNBINDABLE))
 		return -EINVAL;

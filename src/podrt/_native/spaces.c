@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <net/if.h>
 #include <sched.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base.h"
@@ -141,22 +143,24 @@ static void release_all(struct monitor *m)
 	m->has_shm = false;
 }
 
-/* After a monitor's death: the members that still run are in the pod's namespaces. */
-static int take_from_member(struct monitor *m, uint32_t flags)
+/* After a monitor's death: a member that still runs is in the pod's namespaces. */
+static pid_t find_member(const struct monitor *m)
 {
-	const struct container *member = NULL;
-	struct held_ns home[HELD_KINDS];
-	int result;
+	for (uint32_t i = 0; i < m->table.room; i++)
+		for (struct container *c = m->table.by_pid[i]; c; c = c->next_by_pid)
+			if (c->pidfd.fd >= 0)
+				return c->pid;
+	return 0;
+}
 
-	for (uint32_t i = 0; i < m->table.room && !member; i++)
-		for (member = m->table.by_pid[i]; member && member->pidfd.fd < 0;)
-			member = member->next_by_pid;
-	if (!member)
-		return -ESRCH;
-	result = open_spaces(m->held, member->pid, flags);
+static int take_from_member(struct monitor *m, pid_t member, uint32_t flags)
+{
+	struct held_ns home[HELD_KINDS];
+	int result = open_spaces(home, 0, flags);
+
 	if (result == 0)
-		result = open_spaces(home, 0, flags);
-	/* A member that shares nothing with the pod but the host's is no source for it. */
+		result = member ? open_spaces(m->held, member, flags) : -ESRCH;
+	/* A member that is where we are shares nothing with its pod. */
 	for (int i = 0; result == 0 && i < HELD_KINDS; i++)
 		if (m->held[i].fd >= 0 && m->held[i].inode == home[i].inode)
 			result = -ESRCH;
@@ -164,6 +168,43 @@ static int take_from_member(struct monitor *m, uint32_t flags)
 	if (result < 0)
 		drop(m->held);
 	return result;
+}
+
+/* The mount at /dev/shm of a member, as a clone that belongs to nobody yet. */
+static int clone_shm(int mount_ns)
+{
+	cleanup_fd int place = -1;
+	struct statfs fs;
+
+	if (setns(mount_ns, CLONE_NEWNS) < 0)
+		return -errno;
+	place = k_openat2(AT_FDCWD, "/dev/shm", O_PATH | O_DIRECTORY, K_RESOLVE_NO_SYMLINKS);
+	if (place < 0)
+		return place;
+	if (fstatfs(place, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
+		return -ENOENT;
+	return k_open_tree(place, "", false);
+}
+
+/* The pod's shared memory lives on in its members: newcomers shall see what is in it. */
+static int take_shm(struct monitor *m, pid_t member)
+{
+	cleanup_fd int home = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	cleanup_fd int there = -1, tree = -1, place = -1;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)member);
+	there = open(path, O_RDONLY | O_CLOEXEC);
+	if (home < 0 || there < 0)
+		return -errno;
+	tree = clone_shm(there);
+	if (setns(home, CLONE_NEWNS) < 0)
+		return -errno;
+	place = open(m->shm_path, O_PATH | O_CLOEXEC);
+	if (tree < 0 || place < 0)
+		return tree < 0 ? tree : -errno;
+	m->has_shm = k_move_mount(tree, place) == 0;
+	return m->has_shm ? 0 : -EINVAL;
 }
 
 static int journal_spaces(struct monitor *m, const struct request *request, enum record_kind kind)
@@ -209,6 +250,7 @@ int spaces_setup(struct monitor *m, const struct request *request)
 {
 	const uint32_t flags = (uint32_t)request->head.arg;
 	int result = check_setup(m, request);
+	pid_t member;
 
 	if (result < 0)
 		return result;
@@ -216,11 +258,15 @@ int spaces_setup(struct monitor *m, const struct request *request)
 		answer_spaces(m, request);
 		return 0;
 	}
-	result = take_from_member(m, flags);
-	if (result < 0)
+	member = find_member(m);
+	result = take_from_member(m, member, flags);
+	if (result < 0) {
+		member = 0;
 		result = make_held(m, flags, request);
+	}
 	m->held_flags = flags;
-	if (result == 0 && flags & CLONE_NEWIPC && request->head.a > 0)
+	if (result == 0 && flags & CLONE_NEWIPC && request->head.a > 0 &&
+	    (!member || take_shm(m, member) < 0))
 		result = mount_shm(m, request->head.a);
 	if (result == 0)
 		result = journal_spaces(m, request, REC_NS_UP);

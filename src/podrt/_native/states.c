@@ -70,17 +70,30 @@ static int on_adopt(struct monitor *m, struct container *c, const void *data)
 	return result;
 }
 
-static int on_ready(struct monitor *m, struct container *c, const void *data)
+/* A fact that cannot be journaled is none: the process goes again. */
+static void confirm(struct monitor *m, struct container *c, enum record_kind kind)
 {
-	int result = journal_append(&m->journal, record_of(c, REC_CREATED));
+	int result = journal_append(&m->journal, record_of(c, kind));
 
-	(void)data;
 	if (result < 0) {
 		fail_start(c, -result, STAGE_JOURNAL, NULL);
-		return 0;
+		return;
 	}
-	c->state = STATE_HELD;
-	answer_started(m, c, MSG_CREATED);
+	c->state = kind == REC_CREATED ? STATE_HELD : STATE_RUNNING;
+	answer_started(m, c, kind == REC_CREATED ? MSG_CREATED : MSG_STARTED);
+}
+
+static int on_ready(struct monitor *m, struct container *c, const void *data)
+{
+	(void)data;
+	confirm(m, c, REC_CREATED);
+	return 0;
+}
+
+static int on_execed(struct monitor *m, struct container *c, const void *data)
+{
+	(void)data;
+	confirm(m, c, REC_STARTED);
 	return 0;
 }
 
@@ -90,20 +103,6 @@ static int on_refused(struct monitor *m, struct container *c, const void *data)
 
 	(void)m;
 	fail_start(c, report->error, report->stage, report->detail);
-	return 0;
-}
-
-static int on_execed(struct monitor *m, struct container *c, const void *data)
-{
-	int result = journal_append(&m->journal, record_of(c, REC_STARTED));
-
-	(void)data;
-	if (result < 0) {
-		fail_start(c, -result, STAGE_JOURNAL, NULL);
-		return 0;
-	}
-	c->state = STATE_RUNNING;
-	answer_started(m, c, MSG_STARTED);
 	return 0;
 }
 
@@ -307,57 +306,20 @@ int64_t next_kill_ms(const struct monitor *m)
 }
 
 static handler *const table[STATE_COUNT][EVENT_COUNT] = {
-    [STATE_IDLE] =
-	{
-	    [EVENT_START] = on_start,
-	    [EVENT_ADOPT] = on_adopt,
-	    [EVENT_FORGET] = on_forget,
-	},
-    [STATE_STARTING] =
-	{
-	    [EVENT_STOP] = on_cancel,
-	    [EVENT_WAIT] = on_wait,
-	    [EVENT_READY] = on_ready,
-	    [EVENT_REFUSED] = on_refused,
-	    [EVENT_EXECED] = on_execed,
-	    [EVENT_GONE] = on_gone_early,
-	},
-    [STATE_HELD] =
-	{
-	    [EVENT_RELEASE] = on_release,
-	    [EVENT_SIGNAL] = on_signal,
-	    [EVENT_STOP] = on_stop,
-	    [EVENT_WAIT] = on_wait,
-	    [EVENT_REFUSED] = on_refused,
-	    [EVENT_GONE] = on_gone,
-	},
-    [STATE_RUNNING] =
-	{
-	    [EVENT_SIGNAL] = on_signal,
-	    [EVENT_STOP] = on_stop,
-	    [EVENT_WAIT] = on_wait,
-	    [EVENT_GONE] = on_gone,
-	},
-    [STATE_STOPPING] =
-	{
-	    [EVENT_SIGNAL] = on_signal,
-	    [EVENT_STOP] = on_stop_again,
-	    [EVENT_WAIT] = on_wait,
-	    [EVENT_GONE] = on_gone,
-	},
-    [STATE_FAILING] =
-	{
-	    [EVENT_STOP] = on_wait,
-	    [EVENT_WAIT] = on_wait,
-	    [EVENT_GONE] = on_gone,
-	},
-    [STATE_EXITED] =
-	{
-	    [EVENT_START] = on_start,
-	    [EVENT_ADOPT] = on_adopt,
-	    [EVENT_WAIT] = on_wait,
-	    [EVENT_FORGET] = on_forget,
-	},
+    [STATE_IDLE] = {[EVENT_START] = on_start, [EVENT_ADOPT] = on_adopt, [EVENT_FORGET] = on_forget},
+    [STATE_STARTING] = {[EVENT_STOP] = on_cancel, [EVENT_WAIT] = on_wait, [EVENT_READY] = on_ready,
+			[EVENT_REFUSED] = on_refused, [EVENT_EXECED] = on_execed,
+			[EVENT_GONE] = on_gone_early},
+    [STATE_HELD] = {[EVENT_RELEASE] = on_release, [EVENT_SIGNAL] = on_signal,
+		    [EVENT_STOP] = on_stop, [EVENT_WAIT] = on_wait, [EVENT_REFUSED] = on_refused,
+		    [EVENT_GONE] = on_gone},
+    [STATE_RUNNING] = {[EVENT_SIGNAL] = on_signal, [EVENT_STOP] = on_stop, [EVENT_WAIT] = on_wait,
+		       [EVENT_GONE] = on_gone},
+    [STATE_STOPPING] = {[EVENT_SIGNAL] = on_signal, [EVENT_STOP] = on_stop_again,
+			[EVENT_WAIT] = on_wait, [EVENT_GONE] = on_gone},
+    [STATE_FAILING] = {[EVENT_STOP] = on_wait, [EVENT_WAIT] = on_wait, [EVENT_GONE] = on_gone},
+    [STATE_EXITED] = {[EVENT_START] = on_start, [EVENT_ADOPT] = on_adopt, [EVENT_WAIT] = on_wait,
+		      [EVENT_FORGET] = on_forget},
 };
 
 /* What an event that a state has no use for is told. */

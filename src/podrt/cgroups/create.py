@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import msgspec
 
 from podrt._fast import cgroupfs
-from podrt.errors import EngineFailed, InvalidConfig, InvalidState, PodrtError, Unsupported
+from podrt.errors import Busy, EngineFailed, InvalidConfig, InvalidState, PodrtError, Unsupported
 from podrt.model.resources import Resources
 from podrt.model.runtimespec import DeviceRule
 
 from . import devices, knobs, paths, processes
 from .base import NewCgroup
-from .hierarchies import Hierarchy
+from .hierarchies import NEEDED, Hierarchy
 from .knobs import FLAGS, Placed
 from .prepare import Ready, prepare
 from .tree import GONE, Result, Step, Tree, failed
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 # Another command may remove the shared parent between our making it and our using it.
 _RACES = 20
+
+_CPUSET_FILES = (b"/cpuset.cpus", b"/cpuset.mems")
 
 
 class _Owned(msgspec.Struct, frozen=True):
@@ -42,6 +44,8 @@ class _Batch:
     def __init__(self) -> None:
         self.steps: list[Step] = []
         self.owners: list[_Owned] = []
+        # Where each cgroup's reads begin.
+        self.looks: list[tuple[bytes, int]] = []
 
     def add(self, step: Step, owner: _Owned) -> None:
         self.steps.append(step)
@@ -56,12 +60,21 @@ def create_many(tree: Tree, cgroups: Sequence[NewCgroup]) -> None:
         placed = [knobs.place(one.resources, tree.hierarchies) for one in cgroups]
         tables = [None if one.devices is None else _table(tree, one.devices) for one in cgroups]
         for attempt in range(_RACES):
+            is_last = attempt == _RACES - 1
             try:
-                _create_once(tree, cgroups, placed, tables, made)
+                # Mostly the parents stand already: the first try does without looking at them.
+                ready = prepare(tree, _parents(cgroups), made) if attempt else None
+                if ready is not None:
+                    ready.is_last = is_last
+                batch = _fill(tree, cgroups, placed, tables, ready)
+                if not _create_once(tree, batch, ready, made):
+                    continue
+                _filter_many(tree, cgroups, tables)
                 return
             except EngineFailed as exc:
-                if exc.errno not in GONE or attempt == _RACES - 1:
+                if exc.errno not in GONE or is_last:
                     raise
+        raise Busy("the cgroup parent", "other commands keep removing it")
     except BaseException:
         tree.run([tree.rmdir(one, at) for one, at in reversed(made)])
         raise
@@ -83,7 +96,7 @@ def _turn(tree: Tree, path: bytes, placed: Sequence[Placed]) -> PodrtError | Non
         _add_knob(tree, batch, path, one)
     index, number, results = tree.run(batch.steps)
     if index >= 0:
-        return _refused(tree, batch.owners[index], number, Ready({}, {}))
+        return _refused(tree, batch.owners[index], number, Ready({}, set(), {}, True))
     _check_optional(batch, results)
     return None
 
@@ -94,46 +107,138 @@ def _table(tree: Tree, rules: tuple[DeviceRule, ...]) -> devices.Table:
     return devices.compile_rules(rules)
 
 
-def _create_once(
+def _parents(cgroups: Sequence[NewCgroup]) -> set[str]:
+    return {paths.parent_of(paths.check(one.path)) for one in cgroups} - {""}
+
+
+def _fill(
     tree: Tree,
     cgroups: Sequence[NewCgroup],
     placed: Sequence[tuple[Placed, ...]],
     tables: Sequence[devices.Table | None],
-    made: list[tuple[Hierarchy, bytes]],
-) -> None:
-    parents = {paths.parent_of(paths.check(one.path)) for one in cgroups}
-    ready = prepare(tree, parents - {""}, made)
+    ready: Ready | None,
+) -> _Batch:
+    """Every step for every cgroup: made, given its limits and devices, then looked at."""
     batch = _Batch()
-    relative = [paths.below_top(one.path) for one in cgroups]
-    for at, knobs_here, table in zip(relative, placed, tables, strict=True):
+    for one, knobs_here, table in zip(cgroups, placed, tables, strict=True):
+        at = paths.below_top(one.path)
         _add_cgroup(tree, batch, at, ready)
-        for one in knobs_here:
-            _add_knob(tree, batch, at, one)
+        for knob in knobs_here:
+            _add_knob(tree, batch, at, knob)
         if table is not None:
             _add_devices(tree, batch, at, table)
+        batch.looks.append((at, len(batch.steps)))
+        for hierarchy, file in _looked_at(tree):
+            batch.add(tree.read(hierarchy, at + file), _Owned(hierarchy, at + file))
+    return batch
+
+
+def _looked_at(tree: Tree) -> list[tuple[Hierarchy, bytes]]:
+    """The files that tell whether a cgroup can be used as it is."""
+    found = []
+    freezer, unified = tree.hierarchies.of("freezer"), tree.hierarchies.unified
+    cpuset = _first_version(tree, "cpuset")
+    if freezer is not None:
+        found.append((freezer, b"/freezer.state"))
+    elif unified is not None:
+        found.append((unified, b"/cgroup.events"))
+    if cpuset is not None:
+        found += [(cpuset, file) for file in _CPUSET_FILES]
+    if unified is not None:
+        found.append((unified, b"/cgroup.controllers"))
+    return found
+
+
+def _create_once(
+    tree: Tree,
+    batch: _Batch,
+    ready: Ready | None,
+    made: list[tuple[Hierarchy, bytes]],
+) -> bool:
+    """Do the steps; False when the parents must be looked at (again) first. Raises as create."""
     index, number, results = tree.run(batch.steps)
-    for owner, result in zip(batch.owners, results, strict=True):
+    for owner, result in zip(batch.owners, results, strict=False):
         if owner.is_cgroup and result == 0:
             made.append((owner.hierarchy, owner.path))
     if index >= 0:
+        if ready is None:
+            return False
         raise _refused(tree, batch.owners[index], number, ready)
+    if not _are_usable(tree, batch, results, ready):
+        return False
     _check_optional(batch, results)
-    _thaw_stale(tree, batch, results)
-    if tree.hierarchies.of("devices") is None:
-        for at, table in zip(relative, tables, strict=True):
-            if table is not None:
-                _filter_devices(tree, at, table)
+    return True
 
 
-def _add_cgroup(tree: Tree, batch: _Batch, at: bytes, ready: Ready) -> None:
+def _are_usable(tree: Tree, batch: _Batch, results: Sequence[Result], ready: Ready | None) -> bool:
+    files = _looked_at(tree)
+    wanted = tree.hierarchies.unified.controllers & NEEDED if tree.hierarchies.unified else set()
+    for at, first in batch.looks:
+        seen = results[first : first + len(files)]
+        for (hierarchy, file), text in zip(files, seen, strict=True):
+            words = text.split() if isinstance(text, bytes) else []
+            if file in _CPUSET_FILES and not words:
+                if ready is None or not _fill_cpuset(tree, hierarchy, at, file, ready):
+                    return False
+            elif file == b"/cgroup.controllers" and ready is None:
+                if wanted - {word.decode("ascii") for word in words}:
+                    return False
+            elif _says_frozen(file, words):
+                _thaw_leftover(tree, at)
+    return True
+
+
+def _says_frozen(file: bytes, words: Sequence[bytes]) -> bool:
+    if file == b"/freezer.state":
+        return words in ([b"FROZEN"], [b"FREEZING"])
+    return (
+        file == b"/cgroup.events"
+        and b"frozen" in words
+        and (words[words.index(b"frozen") + 1] == b"1")
+    )
+
+
+def _fill_cpuset(tree: Tree, cpuset: Hierarchy, at: bytes, file: bytes, ready: Ready) -> bool:
+    """No cpuset stays empty, as one made while another command remade its parent would."""
+    values = ready.cpuset[at.rpartition(b"/")[0]]
+    return tree.put(cpuset, at + file, values[_CPUSET_FILES.index(file)]) == 0
+
+
+def _thaw_leftover(tree: Tree, at: bytes) -> None:
+    """A cgroup left over from a crash may be frozen, which would hang what starts in it.
+
+    Raises: InvalidState when somebody lives in it, or when it is its parent that is frozen.
+    """
+    if not processes.procs(tree, at):
+        processes.thaw(tree, at)
+        if not processes.is_frozen(tree, at):
+            return
+    raise InvalidState("use the cgroup", "/" + os.fsdecode(at), "it is frozen")
+
+
+def _filter_many(
+    tree: Tree, cgroups: Sequence[NewCgroup], tables: Sequence[devices.Table | None]
+) -> None:
+    if tree.hierarchies.of("devices") is not None:
+        return
+    for one, table in zip(cgroups, tables, strict=True):
+        if table is not None:
+            _filter_devices(tree, paths.below_top(one.path), table)
+
+
+def _add_cgroup(tree: Tree, batch: _Batch, at: bytes, ready: Ready | None) -> None:
     for one in tree.hierarchies.all:
         batch.add(tree.mkdir(one, at), _Owned(one, at, is_cgroup=True))
-    given = ready.cpuset.get(at.rpartition(b"/")[0])
-    cpuset = tree.hierarchies.of("cpuset")
-    if given is not None and cpuset is not None:
-        for name, value in zip((b"cpuset.cpus", b"cpuset.mems"), given, strict=True):
-            file = at + b"/" + name
-            batch.add(tree.write(cpuset, file, value), _Owned(cpuset, file))
+    cpuset = _first_version(tree, "cpuset")
+    parent = at.rpartition(b"/")[0]
+    if cpuset is not None and ready is not None and parent in ready.bare:
+        for file, value in zip(_CPUSET_FILES, ready.cpuset[parent], strict=True):
+            batch.add(tree.write(cpuset, at + file, value), _Owned(cpuset, at + file))
+
+
+def _first_version(tree: Tree, controller: str) -> Hierarchy | None:
+    hierarchy = tree.hierarchies.of(controller)
+    return hierarchy if hierarchy is not None and hierarchy.version == 1 else None
 
 
 def _add_knob(tree: Tree, batch: _Batch, at: bytes, placed: Placed) -> None:
@@ -165,21 +270,6 @@ def _filter_devices(tree: Tree, at: bytes, table: devices.Table) -> None:
             os.close(fd)
     except OSError as exc:
         raise EngineFailed("cgroup device filter", exc.errno or 0, path) from exc
-
-
-def _thaw_stale(tree: Tree, batch: _Batch, results: Sequence[Result]) -> None:
-    """A cgroup left over from a crash may be frozen, which would hang what starts in it.
-
-    Raises: InvalidState when somebody lives in it: then it is no leftover.
-    """
-    home = processes.home(tree)
-    for owner, result in zip(batch.owners, results, strict=True):
-        if not owner.is_cgroup or owner.hierarchy != home or result != -errno.EEXIST:
-            continue
-        if processes.is_frozen(tree, owner.path):
-            if processes.procs(tree, owner.path):
-                raise InvalidState("use the cgroup", "/" + os.fsdecode(owner.path), "it is frozen")
-            processes.thaw(tree, owner.path)
 
 
 def _check_optional(batch: _Batch, results: Sequence[Result]) -> None:
@@ -215,13 +305,30 @@ def _refused(tree: Tree, owner: _Owned, number: int, ready: Ready) -> PodrtError
     placed = owner.placed
     if placed is None:
         return failed(number, path)
+    if _is_race(tree, owner, placed, number, ready):
+        return EngineFailed("cgroup", errno.ENOENT, path)
     if number not in GONE:
         return _refused_value(placed, number)
-    if not tree.is_in(owner.hierarchy, owner.path.rpartition(b"/")[0]):
-        return EngineFailed("cgroup", number, path)
     controller = placed.knob.controller
     why = ready.refused.get(controller, f"this kernel has no {placed.knob.file}")
     return Unsupported(FLAGS[placed.knob.field], f"no {controller} controller here: {why}")
+
+
+def _is_race(tree: Tree, owner: _Owned, placed: Placed, number: int, ready: Ready) -> bool:
+    """Whether another command took the cgroup or its parent away, or is just making the parent.
+
+    Then the next round sets it right.
+    """
+    at = owner.path.rpartition(b"/")[0]
+    controller = placed.knob.controller
+    if number in GONE:
+        if not tree.is_in(owner.hierarchy, at):
+            return True
+        handed_down = tree.get(owner.hierarchy, at + b"/cgroup.controllers").decode().split()
+        is_second = owner.hierarchy.version == 2
+        return is_second and controller not in ready.refused and controller not in handed_down
+    # The parent's cpuset was empty a moment ago, or it allows less: the last round will tell.
+    return number == errno.EACCES and controller == "cpuset" and not ready.is_last
 
 
 def _refused_value(placed: Placed, number: int) -> PodrtError:

@@ -19,12 +19,15 @@ _CPUSET = ("cpuset.cpus", "cpuset.mems")
 class Ready(msgspec.Struct):
     """What is known of the parents once they stand.
 
-    `cpuset`: per parent the values a v1 child must be given because it does not inherit them.
-    `refused`: per v2 controller why it cannot be had below.
+    `cpuset`: per parent its v1 CPUs and memory nodes. `bare`: the parents whose children do not
+    get them by themselves. `refused`: per v2 controller why it cannot be had below. `is_last`:
+    no further try follows, so what is refused now is refused.
     """
 
     cpuset: dict[bytes, tuple[bytes, bytes]]
+    bare: set[bytes]
     refused: dict[str, str]
+    is_last: bool = False
 
 
 def prepare(tree: Tree, parents: Iterable[str], made: list[tuple[Hierarchy, bytes]]) -> Ready:
@@ -36,10 +39,10 @@ def prepare(tree: Tree, parents: Iterable[str], made: list[tuple[Hierarchy, byte
     dirs = [paths.below_top(path) for path in chain]
     _make(tree, dirs, made)
     _refuse_frozen(tree, dirs)
-    ready = Ready({}, {})
+    ready = Ready({}, set(), {})
     cpuset = tree.hierarchies.of("cpuset")
     if cpuset is not None and cpuset.version == 1:
-        ready.cpuset = _give_cpus(tree, cpuset, dirs, {at for one, at in made if one == cpuset})
+        _give_cpus(tree, cpuset, dirs, {at for one, at in made if one == cpuset}, ready)
     if tree.hierarchies.unified is not None:
         ready.refused = _enable(tree, tree.hierarchies.unified, dirs)
     return ready
@@ -78,8 +81,8 @@ def _refuse_frozen(tree: Tree, dirs: list[bytes]) -> None:
 
 
 def _give_cpus(
-    tree: Tree, cpuset: Hierarchy, dirs: list[bytes], new: set[bytes]
-) -> dict[bytes, tuple[bytes, bytes]]:
+    tree: Tree, cpuset: Hierarchy, dirs: list[bytes], new: set[bytes], ready: Ready
+) -> None:
     """v1 leaves a new cpuset empty, and no process can join an empty one.
 
     What is made here hands its values down by itself (cgroup.clone_children); below a cgroup of
@@ -89,8 +92,10 @@ def _give_cpus(
     reads = [tree.read(cpuset, name) for name in names]
     reads += [tree.read(cpuset, at + b"/" + name) for at in dirs for name in names]
     rows = _rows(tree.run(reads)[2], len(names))
-    known: dict[bytes, tuple[bytes, bytes]] = {b"": (rows[0][0], rows[0][1])}
-    to_give: dict[bytes, tuple[bytes, bytes]] = {}
+    known = ready.cpuset
+    known[b""] = (rows[0][0], rows[0][1])
+    if rows[0][2] != b"1":
+        ready.bare.add(b"")
     for at, row in zip(dirs, rows[1:], strict=True):
         above = known[at.rpartition(b"/")[0]]
         known[at] = (row[0] or above[0], row[1] or above[1])
@@ -102,9 +107,8 @@ def _give_cpus(
         if at in new:
             steps.append(tree.write(cpuset, at + b"/cgroup.clone_children", b"1"))
         elif row[2] != b"1":
-            to_give[at] = known[at]
+            ready.bare.add(at)
         _run_or_raise(tree, cpuset, at, steps)
-    return to_give
 
 
 def _rows(results: list[Result], width: int) -> list[list[bytes]]:

@@ -43,9 +43,7 @@ def _rmdir_subtrees(tree: Tree, places: Sequence[Place]) -> list[Place]:
 
     Only what refused comes here: most cgroups have nothing below them and were gone at once.
     """
-    deepest_first = [
-        (one, at) for one, path in places for at in reversed(tree.subtree(one, path))
-    ]
+    deepest_first = [(one, at) for one, path in places for at in reversed(tree.subtree(one, path))]
     failures = _rmdir(tree, deepest_first)
     return [place for place in places if place in failures]
 

@@ -68,12 +68,12 @@ class Tree:
 
     def get(self, hierarchy: Hierarchy, path: bytes) -> bytes:
         """What a file holds; b"" when it is not there."""
-        result = cgroupfs.run([self.read(hierarchy, path)])[2][0]
+        result = self.run([self.read(hierarchy, path)])[2][0]
         return result if isinstance(result, bytes) else b""
 
     def put(self, hierarchy: Hierarchy, path: bytes, value: bytes) -> int:
         """Write a file: 0 or an errno."""
-        return cgroupfs.run([self.write(hierarchy, path, value)])[1]
+        return self.run([self.write(hierarchy, path, value)])[1]
 
     def absolute(self, hierarchy: Hierarchy, path: bytes) -> str:
         """A relative path as people see it."""

@@ -13,6 +13,7 @@ from podrt.runtime.view import open_view
 
 from .flags import Parser
 from .output import check_format, print_json
+from .version import version_text
 
 FOUND = 1
 
@@ -90,8 +91,6 @@ def version_flags(parser: Parser) -> None:
 
 def version(args: argparse.Namespace, settings: Settings) -> int:
     """Print the version."""
-    from podrt.__main__ import version_text
-
     if check_format(args.format):
         print_json(
             {"Client": {"Version": podrt.__version__, "OsArch": f"linux/{os.uname().machine}"}}

@@ -67,9 +67,11 @@ def make_layout(images_dir: str) -> None:
     with disk_errors(images_dir):
         for name in ("blobs/sha256", "layers", "tmp"):
             os.makedirs(f"{images_dir}/{name}", mode=0o700, exist_ok=True)
-        if not os.path.exists(f"{images_dir}/oci-layout"):
+    if os.path.exists(f"{images_dir}/oci-layout") and os.path.exists(f"{images_dir}/index.json"):
+        return
+    with hold_images(images_dir), _index_lock(images_dir):
+        with disk_errors(images_dir):
             write_file(images_dir, "oci-layout", _LAYOUT)
-    with _index_lock(images_dir):
         if not os.path.exists(f"{images_dir}/index.json"):
             _write_index(images_dir, _Index())
 

@@ -57,7 +57,8 @@ def new_layer(images_dir: str) -> Iterator[NewLayer]:
         yield NewLayer(images_dir, path, descriptor)
     finally:
         os.close(descriptor)
-        trees.remove_tree(path)
+        with blobs.disk_errors(path, "remove"):
+            trees.remove_tree(path)
 
 
 class NewLayer:
@@ -83,20 +84,26 @@ def make_skeleton(images_dir: str) -> None:
     target = skeleton_path(images_dir)
     if os.path.isdir(target):
         return
-    path = blobs.temporary(images_dir)
-    try:
-        with blobs.disk_errors(target, "create"):
-            os.mkdir(path)
-            os.chmod(path, 0o755)
-            for name, mode in _SKELETON_DIRECTORIES:
-                os.mkdir(f"{path}/{name}")
-                os.chmod(f"{path}/{name}", mode)
-            for name in _SKELETON_FILES:
-                with open(f"{path}/{name}", "xb") as file:
-                    os.fchmod(file.fileno(), 0o644)
-            _rename_unless_taken(path, target)
-    finally:
-        trees.remove_tree(path)
+    blobs.make_layout(images_dir)
+    with blobs.hold_images(images_dir):
+        path = blobs.temporary(images_dir)
+        try:
+            with blobs.disk_errors(target, "create"):
+                _fill_skeleton(path)
+                _rename_unless_taken(path, target)
+        finally:
+            trees.remove_tree(path)
+
+
+def _fill_skeleton(path: str) -> None:
+    os.mkdir(path)
+    os.chmod(path, 0o755)
+    for name, mode in _SKELETON_DIRECTORIES:
+        os.mkdir(f"{path}/{name}")
+        os.chmod(f"{path}/{name}", mode)
+    for name in _SKELETON_FILES:
+        with open(f"{path}/{name}", "xb") as file:
+            os.fchmod(file.fileno(), 0o644)
 
 
 def _rename_unless_taken(path: str, target: str) -> None:

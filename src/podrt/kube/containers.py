@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -23,7 +23,7 @@ from podrt.model.ids import check_name
 from podrt.model.resources import Resources
 
 from .quantities import parse_bytes, parse_millis
-from .types import Container, PodSpec, ResourceRequirements, SeccompProfile, below
+from .types import Container, PodSpec, ResourceRequirements, SeccompProfile, below, shown
 
 _PERIOD_US = 100_000
 # The kernel refuses quotas below a millisecond and fewer than two shares.
@@ -31,17 +31,22 @@ _MIN_QUOTA_US = 1000
 _MIN_SHARES = 2
 _MAX_ID = (1 << 31) - 1
 _MAX_GRACE_S = 1 << 30
+# Far above what a kernel takes as arguments and environment of one program (6 MiB).
+MAX_EXPANDED = 8 << 20
 _VARIABLE = re.compile(r"\$(\$|\(([^)]*)\))")
 
 
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """What a container has from its pod: the pod's name, spec and edges, and its volumes."""
+class Frame(msgspec.Struct, kw_only=True):
+    """What a container has from its pod: spec and volumes.
 
-    pod_name: str
+    `text_left` is how many more characters $(NAME) may expand to in this call of podrt: a few
+    lines that name each other could otherwise fill the memory.
+    """
+
     spec: PodSpec
-    requires: Mapping[str, tuple[Dependency, ...]]
     init_kind: InitKind
     mounts_of: Callable[[Container, str], tuple[Mount, ...]]
+    text_left: int = MAX_EXPANDED
 
 
 def container_config(
@@ -49,23 +54,25 @@ def container_config(
 ) -> ContainerConfig:
     """The configuration of `container`, which stands at `place` in its file.
 
+    Its name is not yet the pod's and its own, and it requires nothing yet: see `in_pod`.
     Raises: InvalidConfig or Unsupported naming the field.
     """
     spec = frame.spec
     grace_s = spec.termination_grace_period_seconds
     if grace_s is not None and not 0 <= grace_s <= _MAX_GRACE_S:
-        raise InvalidConfig(_pod_field(place, "terminationGracePeriodSeconds"), f"{grace_s}")
-    env = _env(container, place)
+        field = below(place[: place.rindex(".")], "terminationGracePeriodSeconds")
+        raise InvalidConfig(field, f"{grace_s} is out of range")
+    expand = _Expander(frame, place)
+    env = _env(container, place, expand)
     return ContainerConfig(
         image=container.image,
-        name=container_name(frame.pod_name, container.name, below(place, "name")),
-        entrypoint=tuple(_expanded(word, env) for word in container.command) or None,
-        command=_command(container, env),
+        name=container.name,
+        entrypoint=tuple(expand(word, env) for word in container.command) or None,
+        command=_command(container, env, expand),
         env=env,
         workdir=_absolute(container.working_dir, below(place, "workingDir")),
         user=_user(container, spec, place),
         groups=tuple(str(group) for group in spec.security_context.supplemental_groups),
-        requires=frame.requires.get(container.name, ()),
         init=frame.init_kind if is_init else None,
         namespaces=_namespaces(spec),
         security=_security(container, spec, below(place, "securityContext")),
@@ -77,51 +84,79 @@ def container_config(
     )
 
 
+def in_pod(
+    config: ContainerConfig, pod_name: str, requires: Sequence[str], place: str
+) -> ContainerConfig:
+    """`config` in the pod `pod_name`, requiring its containers `requires`."""
+    return msgspec.structs.replace(
+        config,
+        name=container_name(pod_name, config.name, below(place, "name")),
+        requires=tuple(Dependency(f"{pod_name}-{need}") for need in requires),
+    )
+
+
 def container_name(pod_name: str, name: str, field: str) -> str:
     """podman's name of a pod's container: `<pod>-<container>`. Raises: InvalidConfig."""
     check_name(name, field)
     return check_name(f"{pod_name}-{name}", field)
 
 
-def _pod_field(place: str, name: str) -> str:
-    """A field of the pod's spec, seen from the place of a container in it."""
-    return below(place[: place.rindex(".")], name)
+class _Expander:
+    """Replaces $(NAME) by what an environment knows; the rest stays, and $$ is a $.
+
+    Source: Kubernetes, "Define dependent environment variables". Raises: InvalidConfig.
+    """
+
+    def __init__(self, frame: Frame, place: str) -> None:
+        self._frame = frame
+        self._place = place
+
+    def __call__(self, text: str, env: Mapping[str, str]) -> str:
+        if "$" not in text:
+            return text
+        pieces = list(self._pieces(text, env))
+        return "".join(pieces)
+
+    def _pieces(self, text: str, env: Mapping[str, str]) -> Iterator[str]:
+        at = 0
+        for match in _VARIABLE.finditer(text):
+            yield self._counted(text[at : match.start()])
+            is_dollar = match.group(1) == "$"
+            yield self._counted("$" if is_dollar else env.get(match.group(2), match.group(0)))
+            at = match.end()
+        yield self._counted(text[at:])
+
+    def _counted(self, piece: str) -> str:
+        self._frame.text_left -= len(piece)
+        if self._frame.text_left < 0:
+            raise InvalidConfig(
+                self._place, f"its variables expand to more than {MAX_EXPANDED >> 20} MiB"
+            )
+        return piece
 
 
-def _command(container: Container, env: Mapping[str, str]) -> tuple[str, ...] | None:
+def _command(
+    container: Container, env: Mapping[str, str], expand: _Expander
+) -> tuple[str, ...] | None:
     # A command of its own comes without the image's arguments.
     if not container.args:
         return () if container.command else None
-    return tuple(_expanded(word, env) for word in container.args)
+    return tuple(expand(word, env) for word in container.args)
 
 
-def _env(container: Container, place: str) -> dict[str, str]:
+def _env(container: Container, place: str, expand: _Expander) -> dict[str, str]:
     env: dict[str, str] = {}
     for at, variable in enumerate(container.env):
         field = f"{below(place, 'env')}[{at}].name"
         if not variable.name or "=" in variable.name or "\0" in variable.name + variable.value:
-            raise InvalidConfig(field, f"{variable.name!r} is not a variable's name")
-        env[variable.name] = _expanded(variable.value, env)
+            raise InvalidConfig(field, f"{shown(variable.name)!r} is not a variable's name")
+        env[variable.name] = expand(variable.value, env)
     return env
-
-
-def _expanded(text: str, env: Mapping[str, str]) -> str:
-    """`text` with $(NAME) replaced by what `env` knows; the rest stays, and $$ is a $.
-
-    Source: Kubernetes, "Define dependent environment variables".
-    """
-
-    def value(match: re.Match[str]) -> str:
-        if match.group(1) == "$":
-            return "$"
-        return env.get(match.group(2), match.group(0))
-
-    return _VARIABLE.sub(value, text)
 
 
 def _absolute(path: str, field: str) -> str:
     if path and not path.startswith("/"):
-        raise InvalidConfig(field, f"{path!r} is not an absolute path")
+        raise InvalidConfig(field, f"{shown(path)} is not an absolute path")
     return path
 
 
@@ -174,7 +209,7 @@ def _security(container: Container, spec: PodSpec, place: str) -> Security:
 def _capabilities(names: Sequence[str], field: str) -> tuple[str, ...]:
     for name in names:
         if name.upper() != "ALL" and f"CAP_{name.upper().removeprefix('CAP_')}" not in NAMES:
-            raise InvalidConfig(field, f"unknown capability: {name}")
+            raise InvalidConfig(field, f"unknown capability: {shown(name)}")
     return tuple(name.lower() if name.upper() == "ALL" else name for name in names)
 
 

@@ -25,6 +25,7 @@ STDIN_NAME = "standard input"
 MAX_FILE_BYTES = 4 << 20
 # With every alias counted as often as it is used: what a bomb multiplies.
 MAX_NODES = 100_000
+MAX_TEXT = 2 * MAX_FILE_BYTES
 MAX_DEPTH = 60
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
@@ -92,8 +93,10 @@ class _Composer:
         self._name = name
         self._events: Iterator[Any] = yaml.parse(text, Loader=_LOADER)
         self._nodes = 0
-        # An anchor's value and how many nodes it stands for; None while it is being built.
-        self._anchors: dict[str, tuple[Any, int] | None] = {}
+        self._text = 0
+        # An anchor's value, and how many nodes and characters it stands for; None while it is
+        # being built.
+        self._anchors: dict[str, tuple[Any, int, int] | None] = {}
 
     def documents(self) -> Iterator[Document]:
         while not isinstance(event := self._next(), yaml.StreamEndEvent):
@@ -123,8 +126,11 @@ class _Composer:
     def _bad(self, event: Any, reason: str) -> InvalidConfig:
         return InvalidConfig(self._name, f"line {event.start_mark.line + 1}: {reason}")
 
-    def _count(self, event: Any, nodes: int) -> None:
+    def _count(self, event: Any, nodes: int, text: int) -> None:
         self._nodes += nodes
+        self._text += text
+        if self._text > MAX_TEXT:
+            raise self._bad(event, f"the file expands to more than {MAX_TEXT >> 20} MiB")
         if self._nodes > MAX_NODES:
             raise self._bad(event, f"the file expands to more than {MAX_NODES} values")
 
@@ -133,13 +139,13 @@ class _Composer:
             return self._alias(event)
         if depth > MAX_DEPTH:
             raise self._bad(event, f"nested deeper than {MAX_DEPTH} levels")
-        before = self._nodes
-        self._count(event, 1)
+        nodes, text = self._nodes, self._text
+        self._count(event, 1, len(getattr(event, "value", "")))
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         value = self._fresh(event, depth)
         if event.anchor is not None:
-            self._anchors[event.anchor] = (value, self._nodes - before)
+            self._anchors[event.anchor] = (value, self._nodes - nodes, self._text - text)
         return value
 
     def _fresh(self, event: Any, depth: int) -> Any:
@@ -153,11 +159,11 @@ class _Composer:
 
     def _alias(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
-            raise self._bad(event, f"unknown alias *{event.anchor}")
+            raise self._bad(event, f"unknown alias *{event.anchor[:40]}")
         known = self._anchors[event.anchor]
         if known is None:
-            raise self._bad(event, f"alias *{event.anchor} contains itself")
-        self._count(event, known[1])
+            raise self._bad(event, f"alias *{event.anchor[:40]} contains itself")
+        self._count(event, known[1], known[2])
         return known[0]
 
     def _sequence(self, depth: int) -> list[Any]:
@@ -173,7 +179,7 @@ class _Composer:
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._key(event, depth)
             if key in seen:
-                raise self._bad(event, f"duplicate key {key!r}")
+                raise self._bad(event, f"duplicate key {key[:80]!r}")
             seen.add(key)
             value_event = self._next()
             value = self._value(value_event, depth + 1)
@@ -191,6 +197,8 @@ class _Composer:
         key = self._value(event, depth + 1)
         if not isinstance(key, str):
             raise self._bad(event, "a key must be a string")
+        if not key.isprintable():
+            raise self._bad(event, f"a key with unprintable characters: {key[:40]!r}")
         return key
 
     def _merged(self, event: Any, value: Any) -> list[dict[str, Any]]:
@@ -201,7 +209,7 @@ class _Composer:
 
     def _check_tag(self, event: Any, allowed: str) -> None:
         if event.tag not in (None, "!", _TAG_PREFIX + allowed):
-            raise self._bad(event, f"unknown tag {event.tag!r}")
+            raise self._bad(event, f"unknown tag {event.tag[:80]!r}")
 
     def _scalar(self, event: Any) -> Any:
         text: str = event.value
@@ -212,7 +220,9 @@ class _Composer:
             return value
         if tag == f"{_TAG_PREFIX}str":
             return text
-        raise self._bad(event, f"unknown tag {tag!r}, or {text[:40]!r} is not of that type")
+        raise self._bad(
+            event, f"unknown tag {(tag or str())[:80]!r}, or {text[:40]!r} is not of that type"
+        )
 
 
 def _type_word(value: Any) -> str:

@@ -15,7 +15,7 @@ from podrt.model.ids import check_name
 from podrt.volumes import POD_PREFIX
 
 from .quantities import parse_bytes
-from .types import Container, EmptyDir, PodSpec, Volume, below
+from .types import Container, EmptyDir, PodSpec, Volume, below, shown
 
 _KINDS = {
     "Directory": stat.S_ISDIR,
@@ -63,13 +63,15 @@ class Volumes:
         for at, mount in enumerate(container.volume_mounts):
             field = f"{below(place, 'volumeMounts')}[{at}]"
             if mount.name not in self._by_name:
-                raise InvalidConfig(f"{field}.name", f"the pod has no volume {mount.name}")
+                raise InvalidConfig(f"{field}.name", f"the pod has no volume {shown(mount.name)}")
             if not mount.mount_path.startswith("/"):
                 raise InvalidConfig(
-                    f"{field}.mountPath", f"{mount.mount_path!r} is not an absolute path"
+                    f"{field}.mountPath", f"{shown(mount.mount_path)} is not an absolute path"
                 )
             if mount.mount_path in found:
-                raise InvalidConfig(f"{field}.mountPath", f"{mount.mount_path} is mounted twice")
+                raise InvalidConfig(
+                    f"{field}.mountPath", f"{shown(mount.mount_path)} is mounted twice"
+                )
             options = ("ro",) if mount.read_only else ()
             found[mount.mount_path] = self._mount(mount.name, mount.mount_path, options)
         return tuple(found.values())
@@ -124,13 +126,13 @@ def check_host_paths(needs: Sequence[HostPathNeed]) -> None:
             _make_missing(need)
             status = os.stat(need.path)
         except FileNotFoundError:
-            raise InvalidConfig(f"{need.field}.path", f"{need.path}: no such file") from None
+            raise InvalidConfig(f"{need.field}.path", f"{shown(need.path)}: no such file") from None
         except OSError as error:
             raise StoreFailed(need.path, error.errno or 0, "create") from error
         is_kind = _KINDS.get(need.type)
         if is_kind is not None and not is_kind(status.st_mode):
             kind = need.type.removesuffix("OrCreate")
-            raise InvalidConfig(f"{need.field}.path", f"{need.path} is not a {kind}")
+            raise InvalidConfig(f"{need.field}.path", f"{shown(need.path)} is not a {kind}")
 
 
 def _make_missing(need: HostPathNeed) -> None:
@@ -151,4 +153,4 @@ def _check_source(volume: Volume, field: str) -> None:
         raise Unsupported(f"{field}.emptyDir.sizeLimit", "only a Memory volume has a limit")
     path = volume.host_path
     if path is not None and (not path.path.startswith("/") or "\0" in path.path):
-        raise InvalidConfig(f"{field}.hostPath.path", f"{path.path!r} is not an absolute path")
+        raise InvalidConfig(f"{field}.hostPath.path", f"{shown(path.path)} is not an absolute path")

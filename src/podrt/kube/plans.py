@@ -12,26 +12,28 @@ first start only or at every one, which is Kubernetes' way and the default.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from podrt.errors import InvalidConfig, Unsupported
-from podrt.model.container import ContainerConfig, Dependency, DependencyKind, InitKind
+from podrt.model.container import ContainerConfig, DependencyKind, InitKind
 from podrt.model.ids import check_name
 from podrt.model.pod import DEFAULT_SHARE, PodConfig
 
-from .containers import Frame, container_config
+from .containers import Frame, container_config, in_pod
 from .documents import STDIN, Document, parse_documents, read_documents
 from .mounts import HostPathNeed, Volumes
-from .types import Deployment, ObjectMeta, Pod, PodSpec, below, convert, prune
+from .types import Deployment, ObjectMeta, Pod, PodSpec, below, convert, prune, shown
 
 REQUIRES = "podrt.io/requires."
 _OWN = "podrt.io/"
 _INIT_KIND = "io.podman.annotations.init.container.type"
 # What a cluster's own limit on pods of one node (110) is far below.
 MAX_PODS = 5000
+MAX_CONTAINERS = 20_000
 _VERSIONS = {"Pod": "v1", "List": "v1", "Deployment": "apps/v1"}
 _KNOWN_KINDS = frozenset(
     "ConfigMap CronJob DaemonSet Ingress Job Namespace NetworkPolicy PersistentVolume "
@@ -89,12 +91,15 @@ def _placed(documents: Sequence[Document]) -> Iterator[tuple[Any, str]]:
 def plan_documents(documents: Iterable[tuple[Any, str]]) -> list[PodPlan]:
     """The pods of objects, each with its place. Raises: InvalidConfig, Unsupported."""
     plans: dict[str, PodPlan] = {}
+    containers = 0
     for value, place in documents:
         for plan in _object(value, place, is_inside=False):
             if plan.name in plans:
                 raise InvalidConfig(below(place, "metadata.name"), f"pod {plan.name} twice")
-            if len(plans) >= MAX_PODS:
-                raise InvalidConfig(place.removesuffix(":"), f"more than {MAX_PODS} pods")
+            containers += len(plan.containers)
+            if len(plans) >= MAX_PODS or containers > MAX_CONTAINERS:
+                limit = f"more than {MAX_PODS} pods or {MAX_CONTAINERS} containers"
+                raise InvalidConfig(place.removesuffix(":"), limit)
             plans[plan.name] = plan
     return list(plans.values())
 
@@ -193,33 +198,34 @@ class _Source:
         self._volumes = Volumes(spec, place)
         self._requires = self._edges()
         _check_cycle(self._requires, self._annotations_place)
+        self._fields = (
+            *(f"{place}.initContainers[{at}]" for at in range(len(spec.init_containers))),
+            *(f"{place}.containers[{at}]" for at in range(len(spec.containers))),
+        )
+        self._containers = self._container_configs()
 
     def plan(self, name: str) -> PodPlan:
         """The plan of the pod called `name`."""
-        spec = self._spec
-        frame = Frame(
-            pod_name=name,
-            spec=spec,
-            requires={
-                dependent: tuple(Dependency(f"{name}-{need}") for need in needs)
-                for dependent, needs in self._requires.items()
-            },
-            init_kind=self._init_kind(),
-            mounts_of=self._volumes.mounts_of,
-        )
-        fields = [f"{self._place}.initContainers[{at}]" for at in range(len(spec.init_containers))]
-        fields += [f"{self._place}.containers[{at}]" for at in range(len(spec.containers))]
-        everyone = (*spec.init_containers, *spec.containers)
         return PodPlan(
             config=self._pod_config(name),
             containers=tuple(
-                container_config(one, frame, field, is_init=at < len(spec.init_containers))
-                for at, (one, field) in enumerate(zip(everyone, fields, strict=True))
+                in_pod(one, name, self._requires.get(one.name, ()), field)
+                for one, field in zip(self._containers, self._fields, strict=True)
             ),
-            fields=tuple(fields),
+            fields=self._fields,
             host_paths=self._volumes.host_paths(),
             notes=self._notes(),
         )
+
+    def _container_configs(self) -> list[ContainerConfig]:
+        spec = self._spec
+        frame = Frame(spec=spec, init_kind=self._init_kind(), mounts_of=self._volumes.mounts_of)
+        inits = len(spec.init_containers)
+        everyone = (*spec.init_containers, *spec.containers)
+        return [
+            container_config(one, frame, field, is_init=at < inits)
+            for at, (one, field) in enumerate(zip(everyone, self._fields, strict=True))
+        ]
 
     def _check_names(self) -> frozenset[str]:
         spec = self._spec
@@ -248,23 +254,35 @@ class _Source:
             name=name,
             labels=self._metadata.labels,
             annotations=self._metadata.annotations,
-            hostname=spec.hostname,
+            hostname=spec.hostname and check_name(spec.hostname, f"{self._place}.hostname"),
             share=None if share == DEFAULT_SHARE else share,
-            add_hosts=tuple(
-                f"{hostname}:{alias.ip}"
-                for alias in spec.host_aliases
-                for hostname in alias.hostnames
-            ),
+            add_hosts=self._add_hosts(),
             restart_policy=_RESTARTS[spec.restart_policy] if spec.restart_policy else "",
         )
 
+    def _add_hosts(self) -> tuple[str, ...]:
+        found = []
+        for at, alias in enumerate(self._spec.host_aliases):
+            field = f"{self._place}.hostAliases[{at}]"
+            try:
+                address = ipaddress.ip_address(alias.ip)
+            except ValueError:
+                raise InvalidConfig(f"{field}.ip", f"{alias.ip[:80]!r} is no address") from None
+            for name in alias.hostnames:
+                found.append(f"{check_name(name, f'{field}.hostnames')}:{address}")
+        return tuple(found)
+
     def _notes(self) -> tuple[str, ...]:
+        found = []
         # Kubernetes' default is Always.
         policy = self._spec.restart_policy or "Always"
-        if policy == "Never":
-            return ()
-        field = f"{self._place}.restartPolicy"
-        return (f"{field}: {policy} is not kept yet: containers that end stay ended",)
+        if policy != "Never":
+            field = f"{self._place}.restartPolicy"
+            found.append(f"{field}: {policy} is not kept yet: containers that end stay ended")
+        if self._spec.security_context.fs_group is not None:
+            field = f"{self._place}.securityContext.fsGroup"
+            found.append(f"{field}: ignored: every user may write to an emptyDir")
+        return tuple(found)
 
     def _init_kind(self) -> InitKind:
         word = self._metadata.annotations.get(_INIT_KIND, InitKind.ALWAYS)
@@ -299,12 +317,12 @@ class _Source:
         if colon and kind not in set(DependencyKind):
             raise InvalidConfig(field, f"{kind[:40]!r} is not started, healthy or completed")
         if colon and kind != DependencyKind.STARTED:
-            raise Unsupported(f"{field}: {name}:{kind}", "only started is built so far")
+            raise Unsupported(f"{field}: {shown(name)}:{kind}", "only started is built so far")
         return self._member(name, field)
 
     def _member(self, name: str, field: str) -> str:
         if name not in self._names:
-            raise InvalidConfig(field, f"no such container in the pod: {name[:80]}")
+            raise InvalidConfig(field, f"no such container in the pod: {shown(name)}")
         return name
 
 

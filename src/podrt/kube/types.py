@@ -79,6 +79,7 @@ class PodSecurityContext(_Strict, frozen=True, kw_only=True):
     supplemental_groups: tuple[int, ...] = ()
     sysctls: tuple[Sysctl, ...] = ()
     seccomp_profile: SeccompProfile | None = None
+    fs_group: int | None = None
 
 
 class EnvVar(_Strict, frozen=True, kw_only=True):
@@ -243,8 +244,7 @@ _UNSUPPORTED = {
         "stdin stdinOnce tty volumeDevices"
     ),
     "pod security": (
-        "appArmorProfile fsGroup seLinuxChangePolicy seLinuxOptions supplementalGroupsPolicy "
-        "windowsOptions"
+        "appArmorProfile seLinuxChangePolicy seLinuxOptions supplementalGroupsPolicy windowsOptions"
     ),
     "security": "appArmorProfile seLinuxOptions windowsOptions",
     "resources": "claims",
@@ -262,7 +262,6 @@ _UNSUPPORTED = {
 IGNORED = {level: frozenset(names.split()) for level, names in _IGNORED.items()}
 UNSUPPORTED = {level: frozenset(names.split()) for level, names in _UNSUPPORTED.items()}
 _REASONS = {
-    "fsGroup": "volumes keep their owner",
     "hostPort": "a pod's ports are not published yet",
     "readinessProbe": "health checks are not built yet",
     "livenessProbe": "health checks are not built yet",
@@ -285,9 +284,16 @@ _BELOW = {
     },
     "resources": {"limits": "limits", "requests": "limits"},
 }
+_MAX_SHOWN = 200
 _PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+
+
+def shown(text: str) -> str:
+    """`text` as it may stand in a one-line message."""
+    cut = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    return cut if cut.isprintable() else repr(cut)
 
 
 def below(place: str, key: str) -> str:

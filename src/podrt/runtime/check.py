@@ -20,7 +20,7 @@ from podrt.store.records import ContainerRecord, GroupRecord, IntentRecord, PodR
 
 from .context import Context
 from .recovery import dead_intents, undo_dead_intents
-from .teardown import remove_container_verb, remove_pod
+from .teardown import remove_container_verb, remove_left_cgroup, remove_pod
 
 Mend = Callable[[], Awaitable[object]]
 
@@ -134,28 +134,14 @@ class _Checker:
                 yield _finding("run directory", path, "nothing owns it"), _removal(path)
 
     def _stray_cgroups(self) -> Iterator[Problem]:
-        cgroups = self._ctx.cgroups
-        parents = {pod.config.cgroup_parent for pod in self._pods.values()}
-        parents |= {record.config.cgroup_parent for record in self._containers.values()}
-        parents = {parent for parent in parents if parent} | {cgroups.check_parent("")}
-        for parent in sorted(parents - {""}):
-            for path in sorted(self._cgroups_below(parent)):
-                if path.rpartition("/")[2] in self._known:
-                    continue
-
-                async def mend(path: str = path) -> None:
-                    cgroups.kill(path)
-                    cgroups.remove(path)
-
-                yield _finding("cgroup", path, "nothing owns it"), mend
-
-    def _cgroups_below(self, parent: str) -> set[str]:
-        found = set()
-        for directory in self._ctx.cgroups.join_dirs(parent):
-            for below in ("", "/monitors"):
-                names = _listdir(directory + below)
-                found |= {f"{parent}{below}/{name}" for name in names if is_full_id(name)}
-        return found
+        """Cgroups whose removal failed; a foreign one may belong to another root of this host."""
+        for intent in self._ctx.store.tables.all(IntentRecord):
+            if intent.verb == "remove":
+                for path in intent.made:
+                    yield (
+                        _finding("cgroup", path, "its owner is gone"),
+                        functools.partial(remove_left_cgroup, self._ctx, intent.id, path),
+                    )
 
     def _stray_locks(self) -> Iterator[Problem]:
         locks = self._ctx.locks

@@ -31,7 +31,8 @@ def dead_intents(ctx: Context) -> list[IntentRecord]:
     return [
         intent
         for intent in ctx.store.tables.all(IntentRecord)
-        if intent.boot_id != ctx.boot_id or not process.alive(intent.pid, intent.start_ticks)
+        if intent.verb == "create"
+        and (intent.boot_id != ctx.boot_id or not process.alive(intent.pid, intent.start_ticks))
     ]
 
 

@@ -26,6 +26,7 @@ from podrt.store.records import (
     ContainerRecord,
     Delete,
     GroupRecord,
+    IntentRecord,
     Op,
     PodRecord,
     Put,
@@ -113,6 +114,7 @@ class _PodRemoval:
         self._members = members
         self._timeout_s = timeout_s
         self._error: PodrtError | None = None
+        self._left: list[str] = []
 
     async def run(self) -> Outcomes:
         await self._mark_removing()
@@ -211,6 +213,7 @@ class _PodRemoval:
             try:
                 ctx.cgroups.remove(path)
             except OSError as exc:
+                self._left.append(path)
                 self._keep(EngineFailed("remove cgroup", exc.errno or 0, path))
         ctx.cgroups.remove_if_empty(parent)
 
@@ -222,13 +225,17 @@ class _PodRemoval:
 
     def _remove_files(self) -> None:
         remove_group_files(self._ctx, self._pod.id)
-        shutil.rmtree(self._ctx.layout.pod(self._pod.id), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            trees.remove_tree(self._ctx.layout.pod(self._pod.id))
 
     async def _forget_pod(self) -> None:
         pod_id = self._pod.id
+        # What could not be removed is remembered: nothing else says that the cgroup was ours.
+        left = IntentRecord(id=pod_id, kind="pod", verb="remove", made=tuple(self._left))
 
         def build(tables: Tables) -> list[Op]:
-            return [Delete(PodRecord, pod_id), Delete(GroupRecord, pod_id)]
+            kept = [Put(left)] if self._left else []
+            return [Delete(PodRecord, pod_id), Delete(GroupRecord, pod_id), *kept]
 
         await self._ctx.commit(build)
 
@@ -279,6 +286,27 @@ def give_up(ctx: Context, record: ContainerRecord) -> None:
         raise EngineFailed("remove", exc.errno or 0, path) from exc
 
 
+async def remove_left_cgroup(ctx: Context, intent_id: str, path: str) -> None:
+    """Remove a cgroup that an earlier removal could not; its memory goes with it.
+
+    Raises: OSError while something that cannot be killed lives in it.
+    """
+    ctx.cgroups.kill(path)
+    ctx.cgroups.remove(path)
+    ctx.cgroups.remove_if_empty(path.rpartition("/")[0])
+
+    def build(tables: Tables) -> list[Op]:
+        intent = tables.get(IntentRecord, intent_id)
+        if intent is None:
+            return []
+        made = tuple(other for other in intent.made if other != path)
+        if made:
+            return [Put(msgspec.structs.replace(intent, made=made))]
+        return [Delete(IntentRecord, intent_id)]
+
+    await ctx.commit(build)
+
+
 def remove_group_files(ctx: Context, group_id: str) -> None:
     """Remove a group's journal and run directory; already gone is fine."""
     group = ctx.store.tables.get(GroupRecord, group_id)
@@ -313,7 +341,8 @@ async def remove_container(
             ctx.cgroups.remove(ctx.cgroups.monitor_path(parent, record.id))
             ctx.cgroups.remove_if_empty(parent)
             remove_group_files(ctx, record.id)
-            shutil.rmtree(ctx.layout.pod(record.id), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                trees.remove_tree(ctx.layout.pod(record.id))
 
         def forget(tables: Tables) -> list[Op]:
             gone: list[Op] = [Delete(ContainerRecord, record.id)]

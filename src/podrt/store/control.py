@@ -37,7 +37,7 @@ class Control:
     """
 
     def __init__(self, mapping: Mapping) -> None:
-        self._words = Words(mapping)
+        self._words = Words(mapping.view())
 
     @property
     def generation(self) -> int:
@@ -100,7 +100,7 @@ def attach(path: str) -> Control | None:
         mapping = Mapping(fd, SIZE, writable=True)
     finally:
         os.close(fd)
-    if bytes(memoryview(mapping)[: _HEAD.size]) != _HEAD.pack(_MAGIC, _VERSION, boot_id()):
+    if bytes(mapping.view()[: _HEAD.size]) != _HEAD.pack(_MAGIC, _VERSION, boot_id()):
         return None
     return Control(mapping)
 

@@ -258,7 +258,7 @@ def load(state_dir: str, disk: Disk, *, readonly: bool, durable: int = 0) -> Cha
     for _ in range(_LOAD_TRIES):
         try:
             chain = Chain(state_dir, disk, readonly=readonly, base=_newest_base(state_dir))
-            _read_to_end(chain, durable)
+            read_to_end(chain, durable)
         except (Behind, FileNotFoundError):
             # Somebody's snapshot removed a file between our looking and our opening.
             continue
@@ -266,7 +266,11 @@ def load(state_dir: str, disk: Disk, *, readonly: bool, durable: int = 0) -> Cha
     raise StoreCorrupt(state_dir, 0, "files vanish while they are read")
 
 
-def _read_to_end(chain: Chain, durable: int) -> None:
+def read_to_end(chain: Chain, durable: int) -> None:
+    """Read all there is, and make sure that what cannot be read was promised to nobody.
+
+    `durable` was looked up before. Raises: StoreCorrupt, Unsupported, Behind.
+    """
     state = chain.advance()
     while True:
         seen = chain.seq, chain.current

@@ -194,7 +194,7 @@ def open_snapshot(state_dir: str, seq: int) -> Snapshot:
         size = os.fstat(fd).st_size
         if size < _HEADER_BYTES:
             raise StoreCorrupt(path, size, "the header is cut short")
-        data = memoryview(Mapping(fd, size))
+        data = Mapping(fd, size).view()
     finally:
         os.close(fd)
     header = _check(path, data, size)

@@ -5,7 +5,7 @@ Nothing is decoded before it is asked for, and nothing here grows with what is n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -39,22 +39,22 @@ WireOp = tuple[int, str, msgspec.Raw, str, str]
 _NIL = b"\xc0"
 _DECODERS = {table: msgspec.msgpack.Decoder(kind) for table, kind in TYPES.items()}
 _NAMED = frozenset(int(table) for table in NAMED)
+_OTHER: Mapping[int, int] = {Table.POD: Table.CONTAINER, Table.CONTAINER: Table.POD}
+"""Pods and containers share one space of IDs."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ops = msgspec.msgpack.Decoder(list[WireOp]).decode
 
 
-class Row:
-    """A record, decoded (`value`) or not yet (`raw`), and how it is indexed."""
+class Row(msgspec.Struct, gc=False):
+    """A record, decoded (`value`) or not yet (`raw`), and how it is indexed.
 
-    __slots__ = ("name", "owner", "raw", "value")
+    Not tracked by the collector: rows make no cycles, and there may be a hundred thousand.
+    """
 
-    def __init__(
-        self, name: str, owner: str, raw: bytes | memoryview | None, value: Record | None
-    ) -> None:
-        self.name = name
-        self.owner = owner
-        self.raw = raw
-        self.value = value
+    name: str
+    owner: str
+    raw: bytes | memoryview | None
+    value: Record | None
 
 
 def encode_ops(ops: Sequence[Op]) -> bytes:
@@ -82,7 +82,7 @@ class Tables:
 
     def __init__(self, base: Snapshot | None = None, path: str = "") -> None:
         self._base = base
-        self._path = path
+        self.path = path
         # None is a record that the snapshot has and the log's tail took out.
         self._rows: dict[int, dict[str, Row | None]] = {table: {} for table in TYPES}
         self._names: dict[str, str | None] = {}
@@ -91,7 +91,7 @@ class Tables:
     def become(self, other: Tables) -> None:
         """Hold what `other` holds, so that who keeps this object sees it."""
         self._base = other._base
-        self._path = other._path
+        self.path = other.path
         self._rows = other._rows
         self._names = other._names
         self._owned = other._owned
@@ -230,7 +230,7 @@ class Tables:
             try:
                 row.value = _DECODERS[table].decode(row.raw)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                path = self._base.path if self._base is not None else self._path
+                path = self._base.path if self._base is not None else self.path
                 raise StoreCorrupt(path, 0, f"a {KINDS[table]} is unreadable: {error}") from error
             row.raw = None
         return row.value
@@ -252,57 +252,17 @@ class Tables:
 
         Raises: AlreadyExists.
         """
-        taken: dict[str, str | None] = {}
-        gone: set[tuple[int, str]] = set()
+        claims = _Claims(self)
         for op in ops:
             if isinstance(op, Delete):
-                self._check_delete(op, taken, gone)
-                continue
-            table = TABLES[type(op.record)]
-            if table not in _NAMED:
-                continue
-            key = op.record.id
-            name = index_of(op.record)[0]
-            owner = taken[name] if name in taken else self.id_of_name(name)
-            if owner is not None and owner != key:
-                raise AlreadyExists(KINDS[table], name, owner)
-            self._check_id(table, key, gone)
-            old = self._row(table, key)
-            if old is not None and old.name != name:
-                taken.setdefault(old.name, None)
-            if name:
-                taken[name] = key
-            gone.discard((table, key))
+                claims.release(TABLES[op.kind], op.id)
+            else:
+                claims.take(op.record)
 
-    def _check_delete(
-        self, op: Delete, taken: dict[str, str | None], gone: set[tuple[int, str]]
-    ) -> None:
-        table = TABLES[op.kind]
-        row = self._row(table, op.id) if table in _NAMED else None
-        gone.add((table, op.id))
-        if row is not None and not self._other_holder(table, op.id, row.name, gone):
-            taken[row.name] = None
-
-    def _check_id(self, table: int, key: str, gone: set[tuple[int, str]]) -> None:
-        other = {Table.POD: Table.CONTAINER, Table.CONTAINER: Table.POD}.get(Table(table))
-        if other is None or self._row(table, key) is not None:
-            return
-        if (other, key) not in gone and self._row(other, key) is not None:
-            raise AlreadyExists(KINDS[table], key, key)
-
-    def _other_holder(
-        self,
-        table: int,
-        key: str,
-        name: str,
-        gone: Iterable[tuple[int, str]] = (),
-    ) -> bool:
-        for other in NAMED:
-            if other != table and (int(other), key) not in gone:
-                row = self._row(other, key)
-                if row is not None and row.name == name:
-                    return True
-        return False
+    def name_of(self, table: int, key: str) -> str | None:
+        """The name of a record; None when there is none of that ID."""
+        row = self._row(table, key)
+        return None if row is None else row.name
 
     def apply(self, ops: Iterable[Op]) -> None:
         """Take over the operations of a transaction of our own."""
@@ -318,7 +278,7 @@ class Tables:
         """Take over the operations of a transaction that was read. Raises: StoreCorrupt."""
         for table, key, value, name, owner in ops:
             if table not in TYPES:
-                raise StoreCorrupt(self._path, 0, f"a frame names table {table}")
+                raise StoreCorrupt(self.path, 0, f"a frame names table {table}")
             raw = memoryview(value)
             if raw == _NIL:
                 self._set(table, key, None)
@@ -346,7 +306,7 @@ class Tables:
             self._owned.setdefault(row.owner, {})[table, key] = None
 
     def _unindex(self, table: int, key: str, old: Row) -> None:
-        if old.name and table in _NAMED and not self._other_holder(table, key, old.name):
+        if old.name and table in _NAMED and not self._is_held(table, key, old.name):
             if self._base is None:
                 self._names.pop(old.name, None)
             else:
@@ -355,3 +315,56 @@ class Tables:
             owned.pop((table, key), None)
             if not owned:
                 del self._owned[old.owner]
+
+    def _is_held(self, table: int, key: str, name: str) -> bool:
+        """Whether another table has the same ID under the same name: an intent and its pod."""
+        return any(self.name_of(other, key) == name for other in NAMED if other != table)
+
+
+class _Claims:
+    """Who has which name while the operations of a transaction are gone through."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._owners: dict[str, str | None] = {}
+        self._names: dict[tuple[int, str], str | None] = {}
+
+    def take(self, record: Record) -> None:
+        """Go through a Put. Raises: AlreadyExists."""
+        table = int(TABLES[type(record)])
+        if table not in _NAMED:
+            return
+        name = index_of(record)[0]
+        owner = self._owner(name)
+        if owner is not None and owner != record.id:
+            raise AlreadyExists(KINDS[table], name, owner)
+        other = _OTHER.get(table)
+        if other is not None and self._name(other, record.id) is not None:
+            raise AlreadyExists(KINDS[table], record.id, record.id)
+        before = self._name(table, record.id)
+        self._names[table, record.id] = name
+        if before and before != name:
+            self._free(before, record.id)
+        if name:
+            self._owners[name] = record.id
+
+    def release(self, table: int, key: str) -> None:
+        """Go through a Delete."""
+        if table not in _NAMED:
+            return
+        before = self._name(table, key)
+        self._names[table, key] = None
+        if before:
+            self._free(before, key)
+
+    def _owner(self, name: str) -> str | None:
+        return self._owners[name] if name in self._owners else self._tables.id_of_name(name)
+
+    def _name(self, table: int, key: str) -> str | None:
+        if (table, key) in self._names:
+            return self._names[table, key]
+        return self._tables.name_of(table, key)
+
+    def _free(self, name: str, key: str) -> None:
+        if all(self._name(table, key) != name for table in _NAMED):
+            self._owners[name] = None

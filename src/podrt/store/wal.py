@@ -30,7 +30,7 @@ from .compact import LOCK_NAME, compact_quietly, rewrite
 from .control import Control
 from .disk import REAL_DISK, Disk
 from .records import SCHEMA, Op
-from .recover import Behind, Chain, Listener, load
+from .recover import Behind, Chain, Listener, load, read_to_end
 from .segments import END, TRANSACTION, Segment
 from .tables import Tables, encode_ops
 
@@ -185,14 +185,18 @@ class Store:
                 return
             if chain.current is None and not os.path.isdir(self.state_dir):
                 return
+        durable = self.durable
+        if chain.current is not None and chain.current.last_seq != chain.seq:
+            # Ctrl-C came between writing a frame and taking it over.
+            self._reload()
+            return
         try:
-            state = chain.advance()
+            if chain.advance() == frames.BAD:
+                # Far more often a dead writer's torn tail than damage; the marks tell.
+                read_to_end(chain, durable)
         except Behind:
             self._reload()
             return
-        if state == frames.BAD:
-            # Far more often a dead writer's torn tail than damage; the durable marks tell.
-            chain.check(self.durable if not self._readonly else 0)
         if chain.followed > _FOLLOWED_SEGMENTS and not self._in_transaction:
             self._reload()
 
@@ -228,7 +232,7 @@ class Store:
         try:
             self._check_writable()
             segment = self._chain.current
-            if segment is None or segment.seal is not None or segment.size() != segment.end:
+            if segment is None or not self._is_at_end(segment):
                 segment = self._settle()
             ops = list(fn(self._chain.tables))
             if ops:
@@ -240,6 +244,13 @@ class Store:
         finally:
             self._in_transaction = False
             fcntl.flock(self._append_fd, fcntl.LOCK_UN)
+
+    def _is_at_end(self, segment: Segment) -> bool:
+        return (
+            segment.seal is None
+            and segment.last_seq == self._chain.seq
+            and segment.size() == segment.end
+        )
 
     def _settle(self) -> Segment:
         assert self._control is not None

@@ -91,7 +91,9 @@ def test_user_without_root_has_no_capability_but_ambient_ones(box: Box, caps_fir
     changed = m.user(1000, 1001)
     late = [granted, changed] if caps_first else [changed, granted]
     fields = status_fields(run(box, "cat /proc/self/status; echo x > /dev/stdout", late=late))
-    assert [int(fields[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")] == [net_bind] * 4
+    assert [int(fields[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")] == [
+        net_bind
+    ] * 4
     assert int(fields["CapBnd"], 16) == m.DEFAULT_CAPS
     assert fields["Uid"].split() == ["1000"] * 4
     assert fields["Gid"].split() == ["1001"] * 4
@@ -193,7 +195,9 @@ def test_destination_behind_a_symlink_never_leads_out(
     assert str(victim) not in Path(f"/proc/{group.pid}/mounts").read_text()
 
 
-def test_dangling_symlink_in_a_destination_is_refused_not_followed(box: Box, tmp_path: Path) -> None:
+def test_dangling_symlink_in_a_destination_is_refused_not_followed(
+    box: Box, tmp_path: Path
+) -> None:
     (box.folder / "upper" / "data").symlink_to(tmp_path / "outside")
     reply = box.start(plan_of(box.ops(["true"], after=[m.mount("tmpfs", "/data/x")])))
     assert (reply.kind, reply.a) == (m.FAILED, m.MOUNT)
@@ -275,14 +279,18 @@ def test_root_of_many_layers_with_long_paths(box: Box, busybox_root: Path, tmp_p
 def test_bind_root_and_read_only_overlay(box: Box, busybox_root: Path) -> None:
     box.root_op = m.op(m.ROOT_BIND, m.text(str(busybox_root)))
     assert run(box, "echo ok") == "ok"
-    lower = m.op(m.ROOT_OVERLAY, m.texts([str(busybox_root), str(box.folder / "upper")]), m.text(""), m.text(""), m.texts([]))
+    lower = m.op(
+        m.ROOT_OVERLAY,
+        m.texts([str(busybox_root), str(box.folder / "upper")]),
+        m.text(""),
+        m.text(""),
+        m.texts([]),
+    )
     box.root_op = lower
     assert run(box, "touch /x || echo ro").splitlines() == ["ok", "ro"]
 
 
-def test_mounts_of_a_container_never_reach_the_host_or_the_monitor(
-    box: Box, group: Group
-) -> None:
+def test_mounts_of_a_container_never_reach_the_host_or_the_monitor(box: Box, group: Group) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     monitor = Path(f"/proc/{group.pid}/mountinfo").read_text()
     box.start(plan_of(box.ops(["sleep", "100"], mounts=(*ALL_MOUNTS, *m.HIDDEN))))
@@ -302,9 +310,7 @@ def test_monitor_is_not_dumpable_and_lives_in_its_own_mount_namespace(
     assert fields["NSsid"].split() == [str(group.pid)]
 
 
-def test_dead_monitor_blocks_writers_and_kills_none(
-    box: Box, group: Group, client: Client
-) -> None:
+def test_dead_monitor_blocks_writers_and_kills_none(box: Box, group: Group, client: Client) -> None:
     begun = box.start(plan_of(box.ops(["sh", "-c", "yes 0123456789 | head -n 50000; echo end"])))
     os.kill(group.pid, signal.SIGKILL)
     group.close()
@@ -389,7 +395,11 @@ def test_container_is_born_in_a_unified_cgroup(box: Box, cgroup_parent: str) -> 
         assert (path / "cgroup.procs").read_text().split() == [str(begun.a)]
         assert f"0::/{path.name}\n" in Path(f"/proc/{begun.a}/cgroup").read_text()
         box.ask(m.STOP, arg=9)
-        box.start(plan_of(box.ops(["grep", "^0:", "/proc/self/cgroup"])), flags=m.UNIFIED, join=[str(path)])
+        box.start(
+            plan_of(box.ops(["grep", "^0:", "/proc/self/cgroup"])),
+            flags=m.UNIFIED,
+            join=[str(path)],
+        )
         box.wait()
         assert box.output() == "0::/"
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import random
 import re
@@ -52,7 +53,11 @@ def test_start_of_a_program_logs_its_output_and_tells_its_code(box: Box, group: 
     assert reply.id == box.id
     end = box.wait()
     assert (end.kind, end.arg, end.b) == (m.EXITED, 7, 0)
-    assert sorted(box.lines()) == [("stderr", "F", "two"), ("stdout", "F", "one"), ("stdout", "P", "rest")]
+    assert sorted(box.lines()) == [
+        ("stderr", "F", "two"),
+        ("stdout", "F", "one"),
+        ("stdout", "P", "rest"),
+    ]
     assert all(STAMP.match(line) for line in box.log.read_text().splitlines())
     assert box.log.stat().st_mode & 0o777 == 0o600
     up, started, exited = read_journal(group.journal)
@@ -339,6 +344,7 @@ def test_extra_descriptors_are_closed(client: Client, group: Group) -> None:
     finally:
         for fd in fds:
             os.close(fd)
+    client.ask(Message(m.HELLO))
     assert len(os.listdir(f"/proc/{group.pid}/fd")) == before
 
 
@@ -371,7 +377,9 @@ def test_plan_with_random_bytes_changed_never_ends_the_monitor(
     box: Box, client: Client, rounds: Callable[[int, int], int]
 ) -> None:
     dice = random.Random(9)
-    plan = plan_of(box.ops(["true"], late=[m.caps(0), m.user(0, 0, [1])], mounts=m.STANDARD_MOUNTS[:3]))
+    plan = plan_of(
+        box.ops(["true"], late=[m.caps(0), m.user(0, 0, [1])], mounts=m.STANDARD_MOUNTS[:3])
+    )
     for _ in range(rounds(150, 20_000)):
         broken = bytearray(plan)
         for _ in range(dice.randrange(1, 4)):
@@ -475,6 +483,76 @@ def test_death_of_the_monitor_kills_nobody_and_the_next_one_takes_over(
     # The status of another's child is told from Linux 6.15 on.
     assert (end.kind, end.arg) in ((m.EXITED, 9), (m.EXITED, 255))
     assert (exited.code, exited.flags) in ((9, 1), (255, 5))
+
+
+def test_next_monitor_takes_the_namespaces_from_a_member(
+    box: Box, group: Group, client: Client, busybox_root: Path
+) -> None:
+    flags = m.NEWNET | m.NEWIPC | m.NEWUTS
+    setup = Message(m.SETUP, arg=flags, a=1 << 20, id=group.id, body=b"shop")
+    joins = [m.op(m.SETNS, m.u32(kind), m.text("")) for kind in (m.NEWNET, m.NEWIPC, m.NEWUTS)]
+    mounts = (m.mount("proc", "/proc"), m.op(m.POD_SHM, m.text("/dev/shm")))
+    inodes = client.ask(setup).body
+
+    def plan(which: Box, script: str) -> bytes:
+        ops = which.ops(["sh", "-c", script], early=joins, mounts=mounts)
+        return plan_of(ops, m.NEWNS | m.NEWPID)
+
+    begun = box.start(plan(box, "echo kept > /dev/shm/x; echo up; sleep 100"))
+    wait_until(lambda: box.log.exists() and box.output() == "up")
+    os.kill(group.pid, signal.SIGKILL)
+    group.close()
+    group.wait_end()
+    group.spawn()
+    box.client = group.connect()
+    assert box.ask(m.ADOPT, a=begun.a, b=begun.b, body=bytes(box.log)).kind == m.STARTED
+    assert box.client.ask(setup).body == inodes
+    other = Box(group, box.client, busybox_root)
+    other.start(plan(other, "cat /dev/shm/x; hostname"))
+    assert other.wait().arg == 0
+    assert other.output() == "kept\nshop"
+
+
+def test_full_disk_refuses_starts_and_loses_no_exit(
+    tmp_path: Path, monitor_binary: Path, busybox_root: Path
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mount(b"small", bytes(folder), b"tmpfs", 0, b"size=256k") == 0
+    try:
+        group = Group(folder, monitor_binary)
+        group.spawn()
+        box = Box(group, group.connect(), busybox_root)
+        for name in ("upper", "work"):
+            (tmp_path / name).mkdir()
+        box.log = tmp_path / "log"
+        box.root_op = m.op(
+            m.ROOT_OVERLAY, m.texts([str(busybox_root)]), m.text(str(tmp_path / "upper")),
+            m.text(str(tmp_path / "work")), m.texts([]),
+        )  # fmt: skip
+        filler = folder / "filler"
+        plan = plan_of(box.ops(["sleep", "100"]))
+        assert box.start(plan).kind == m.STARTED
+        # Up to the end of the journal's page there is always room.
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        while box.ask(m.PAUSE).kind == m.OK:
+            pass
+        assert box.ask(m.STOP, arg=9).arg == 137
+        assert kinds(group)[-1] == m.REC_PAUSED
+        failed = box.start(plan)
+        assert (failed.kind, failed.arg, failed.a) == (m.FAILED, 28, 104)
+        filler.unlink()
+        wait_until(lambda: m.REC_EXITED in kinds(group))
+        assert box.start(plan).kind == m.STARTED
+        assert box.ask(m.STOP, arg=9).arg == 137
+        group.let_go()
+        group.wait_end()
+    finally:
+        # The monitor has a copy of the mount in its own namespace.
+        assert libc.umount2(bytes(folder), 2) == 0
 
 
 def test_adopt_of_what_is_gone_is_refused(box: Box) -> None:

@@ -51,7 +51,7 @@ def test_parse_changes_of_every_kind_gives_the_defaults() -> None:
     ],
 )
 def test_parse_changes_that_are_wrong_names_the_instruction(change: str) -> None:
-    with pytest.raises(InvalidConfig, match="--change: "):
+    with pytest.raises(InvalidConfig, match=r"^--change"):
         parse_changes([change])
 
 

@@ -131,6 +131,11 @@ def test_parse_a_bomb_ends_soon_in_little_memory(text: str) -> None:
         tracemalloc.stop()
 
 
+def test_parse_an_alias_of_much_text_ends_soon() -> None:
+    text = f"a: &a {'x' * 1_000_000}\nb: [{', '.join(['*a'] * 1000)}]\n"
+    assert "expands to more than 8 MiB" in refused(text)
+
+
 def test_read_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"nowhere\.yaml: no such file"):
         read_documents(str(tmp_path / "nowhere.yaml"))

@@ -203,7 +203,7 @@ def test_parse_podmans_init_annotation_is_kept(word: str) -> None:
             with_container(command=["sleep", True]),
             "shop.yaml: spec.containers[0].command[1]: expected str, got bool",
         ),
-        (with_container(workingDir="x"), "shop.yaml: spec.containers[0].workingDir: 'x'"),
+        (with_container(workingDir="x"), "shop.yaml: spec.containers[0].workingDir: x is"),
         (with_container(env=[{"name": "a=b"}]), "shop.yaml: spec.containers[0].env[0].name: "),
         (
             with_container(resources={"limits": {"memory": "64MB"}}),
@@ -236,7 +236,7 @@ def test_parse_podmans_init_annotation_is_kept(word: str) -> None:
         ),
         (
             pod(volumes=[{"name": "x", "hostPath": {"path": "etc"}}]),
-            "shop.yaml: spec.volumes[0].hostPath.path: 'etc' is not an absolute path",
+            "shop.yaml: spec.volumes[0].hostPath.path: etc is not an absolute path",
         ),
         (pod(restartPolicy="Sometimes"), "shop.yaml: spec.restartPolicy: invalid enum value"),
         (
@@ -278,7 +278,7 @@ def test_parse_what_is_wrong_names_file_and_field(value: Any, said: str) -> None
         ({"kind": "Service", "apiVersion": "v1"}, "shop.yaml: kind Service"),
         (pod(shareProcessNamespace=True), "shop.yaml: spec.shareProcessNamespace"),
         (pod(dnsConfig={"x": 1}), "shop.yaml: spec.dnsConfig"),
-        (pod(securityContext={"fsGroup": 1}), "shop.yaml: spec.securityContext.fsGroup"),
+        (pod(securityContext={"seLinuxOptions": {"a": 1}}), "shop.yaml: spec.securityContext.seL"),
         (with_container(tty=True), "shop.yaml: spec.containers[0].tty"),
         (with_container(stdin=True), "shop.yaml: spec.containers[0].stdin"),
         (with_container(livenessProbe={"x": 1}), "shop.yaml: spec.containers[0].livenessProbe"),
@@ -324,6 +324,24 @@ def test_parse_fields_that_ask_for_nothing_are_accepted() -> None:
     plans(with_container(tty=False, stdin=False, envFrom=[]))
 
 
+def test_parse_what_is_done_otherwise_is_noted() -> None:
+    value = pod(securityContext={"fsGroup": 5})
+    del value["spec"]["restartPolicy"]
+    first, second = notes_of(plans(value))
+    assert first.startswith("shop.yaml: spec.restartPolicy: Always is not kept yet")
+    assert second.startswith("shop.yaml: spec.securityContext.fsGroup: ignored")
+    assert notes_of(plans(pod())) == []
+
+
+def test_parse_a_field_with_a_line_break_is_one_line() -> None:
+    with pytest.raises(InvalidConfig, match="unprintable") as caught:
+        plans(with_container(**{"ima\nge": 1}))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InvalidConfig) as caught:
+        plans(with_requires(a="b\nc"))
+    assert "\n" not in str(caught.value)
+
+
 def test_parse_shared_memory_volume_is_unsupported() -> None:
     mounts = [{"name": "m", "mountPath": "/m"}]
     value = pod(
@@ -354,7 +372,23 @@ def test_parse_damaged_examples_ends_in_plans_or_one_line() -> None:
     """Values of the wrong kind at every place of a real file."""
     source = random.Random(7)
     whole = yaml.safe_load((EXAMPLES / "shop.yaml").read_text())
-    junk = [None, 0, -1, 1.5, "", "x", "a b", [], {}, [None], {"x": {}}, True, "1" * 400, 10**30]
+    junk = [
+        None,
+        "a\nb",
+        0,
+        -1,
+        1.5,
+        "",
+        "x",
+        "a b",
+        [],
+        {},
+        [None],
+        {"x": {}},
+        True,
+        "1" * 400,
+        10**30,
+    ]
     for _ in range(600):
         value = copy.deepcopy(whole)
         for _ in range(source.randint(1, 3)):
@@ -377,3 +411,39 @@ def damage(source: random.Random, value: Any, junk: list[Any]) -> None:
             continue
         value[key] = copy.deepcopy(source.choice(junk))
         return
+
+
+def test_parse_variables_that_multiply_end_soon_in_little_memory() -> None:
+    env = [{"name": "V0", "value": "x" * 100}]
+    env += [{"name": f"V{at}", "value": f"$(V{at - 1})" * 10} for at in range(1, 12)]
+    with pytest.raises(InvalidConfig, match=r"^shop\.yaml: spec\.containers\[0\]: its variables"):
+        plans(with_container(env=env))
+
+
+def test_parse_many_replicas_of_many_containers_is_refused() -> None:
+    many = [{"name": f"c{at}", "image": "base"} for at in range(50)]
+    value = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "fleet"},
+        "spec": {"replicas": 5000, "template": {"spec": pod(containers=many)["spec"]}},
+    }
+    with pytest.raises(InvalidConfig, match=r"^shop\.yaml: more than 5000 pods or 20000 cont"):
+        plans(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (pod(hostname="a\nb"), "shop.yaml: spec.hostname: "),
+        (pod(hostAliases=[{"ip": "1\n2", "hostnames": []}]), "shop.yaml: spec.hostAliases[0].ip"),
+        (
+            pod(hostAliases=[{"ip": "::1", "hostnames": ["a\nb"]}]),
+            "shop.yaml: spec.hostAliases[0].hostnames",
+        ),
+    ],
+)
+def test_parse_names_that_would_break_etc_hosts_are_refused(value: Any, said: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        plans(value)
+    assert str(caught.value).startswith(said)

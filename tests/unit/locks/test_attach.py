@@ -1,64 +1,21 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from doubles.lock_fuzz import damaged, living_image, use_everything
 from podrt._fast import lockfile
 from podrt._fast.locktable import LockTable
-from podrt.errors import PodrtError, StoreCorrupt, StoreFailed
-
-OWNER = b"a" * 32
+from podrt.errors import StoreCorrupt, StoreFailed
 
 
 @pytest.fixture
 def image(table_path: str) -> bytes:
-    """A table with some life in it, as bytes; its file is gone."""
-    table = LockTable.open(table_path)
-    for _ in range(70):
-        index = table.allocate(OWNER)
-        table.acquire_nowait(index)
-        table.claim(index, 3)
-    table.close()
-    data = Path(table_path).read_bytes()
-    os.unlink(table_path)
-    return data
-
-
-def use_everything(path: str) -> None:
-    """Every call once; only our own errors may come out."""
-    table = LockTable.open(path)
-    rng = random.Random(5)
-    indexes = [1, 2, 64, 65, 4095, *(rng.randrange(1, 4096) for _ in range(40))]
-    calls: list[Callable[[], object]] = [
-        lambda: list(table.entries()),
-        lambda: table.allocate(OWNER),
-        lambda: table.capacity,
-        lambda: table.wait_any([1, 2], [1, 2], table.mail(), 1),
-    ]
-    for index in indexes:
-        calls += [
-            lambda index=index: table.acquire_nowait(index) and table.claim(index, 4),
-            lambda index=index: table.wait(index, 0),
-            lambda index=index: table.read_claim(index),
-            lambda index=index: table.holder(index),
-            lambda index=index: table.waiters(index),
-            lambda index=index: table.preempt(index, rng.getrandbits(64), 3),
-            lambda index=index: table.wait_claim_change(index, rng.getrandbits(64), 0),
-            lambda index=index: table.free(index, OWNER),
-            lambda index=index: table.release(index),
-        ]
-    calls.append(table.repair)
-    for call in calls:
-        try:
-            call()
-        except PodrtError:
-            continue
-    table.close()
+    return living_image(table_path)
 
 
 @pytest.mark.parametrize("offset", [*range(52), 64, 66, 67])
@@ -105,19 +62,13 @@ def test_open_of_what_is_no_file_refuses(table_path: str) -> None:
         LockTable.open(table_path)
 
 
-def test_random_damage_behind_the_header_raises_only_our_errors(
+def test_random_damage_raises_only_our_errors(
     table_path: str, image: bytes, rounds: Callable[[int, int], int]
 ) -> None:
-    for seed in range(rounds(40, 4000)):
-        rng = random.Random(seed)
-        data = bytearray(image)
-        for _ in range(rng.choice((1, 8, 200))):
-            area = rng.choice(((64, 256), (4096, 20_000), (266_240, 275_000), (64, len(data))))
-            at = rng.randrange(*area)
-            data[at : at + 8] = rng.choice((rng.randbytes(8), b"\xff" * 8, bytes(8)))
-        Path(table_path).write_bytes(data)
+    for seed in range(rounds(60, 4000)):
+        Path(table_path).write_bytes(damaged(image, seed))
         try:
-            use_everything(table_path)
+            use_everything(table_path, seed)
         except StoreCorrupt:
             continue
         except BaseException:

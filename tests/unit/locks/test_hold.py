@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from doubles.lock_peer import Peer
-from podrt.errors import RuntimeClosed
+from podrt.errors import NotFound, RuntimeClosed
 from podrt.locks import CONTAINER_LEVEL, POD_LEVEL, Locks
 
 OWNER = "ab" * 32
@@ -219,7 +219,7 @@ async def test_cancelling_at_every_moment_never_loses_the_lock(
             async with ours.hold(index):
                 pass
 
-    for turn in range(rounds(60, 3000)):
+    for turn in range(rounds(40, 3000)):
         scope = trio.CancelScope()
         async with trio.open_nursery() as nursery:
             async with theirs.hold(index):
@@ -305,6 +305,31 @@ async def test_close_tells_the_waiting_tasks_and_ends_the_thread(open_locks: Ope
             pass
 
 
+async def test_waiting_ends_with_an_error_when_the_table_goes_away(open_locks: OpenLocks) -> None:
+    ours, theirs = open_locks(), open_locks()
+    index = ours.allocate(OWNER)
+
+    async def wait() -> None:
+        with pytest.raises(RuntimeClosed):
+            async with ours.hold(index):
+                pass
+
+    async with theirs.hold(index):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await wait_until_waited(ours, index)
+            ours.table.close()
+
+
+async def test_hold_of_no_lock_is_not_found(open_locks: OpenLocks) -> None:
+    locks = open_locks()
+    for index in (0, 1 << 30):
+        with pytest.raises(NotFound):
+            async with locks.hold(index):
+                pass
+    assert locks._turns == {}
+
+
 async def test_debug_order_refuses_a_container_before_its_pod(
     open_locks: OpenLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +345,8 @@ async def test_debug_order_refuses_a_container_before_its_pod(
             with pytest.raises(AssertionError, match="lock order"):
                 async with locks.hold(lock, rank=rank):
                     pass
+            with pytest.raises(AssertionError, match="lock order"):
+                locks.try_hold(lock, rank=rank)
     assert locks._order is not None
     assert locks._order._held == {}
 

@@ -190,6 +190,7 @@ class LockTableMachine(RuleBasedStateMachine):
         assert real == {}
 
 
+@pytest.mark.timeout(1800)
 def test_random_operations_of_several_processes_match_the_dictionary() -> None:
     try:
         run_state_machine_as_test(LockTableMachine)

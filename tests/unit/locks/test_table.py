@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -117,11 +118,14 @@ def test_growing_keeps_what_others_hold(table: LockTable, table_path: str) -> No
     other.close()
 
 
-def test_hundred_thousand_locks_are_distinct_and_come_back(table: LockTable) -> None:
-    locks = [table.allocate(OWNER) for _ in range(100_000)]
-    assert locks == list(range(1, 100_001))
+def test_very_many_locks_are_distinct_and_come_back(
+    table: LockTable, rounds: Callable[[int, int], int]
+) -> None:
+    count = rounds(100_000, 1_000_000)
+    locks = [table.allocate(OWNER) for _ in range(count)]
+    assert locks == list(range(1, count + 1))
     assert all(table.acquire_nowait(index) == 1 for index in locks)
-    assert sum(1 for _ in table.entries()) == 100_000
+    assert sum(1 for _ in table.entries()) == count
     capacity = table.capacity
     order = locks.copy()
     random.Random(7).shuffle(order)
@@ -129,7 +133,7 @@ def test_hundred_thousand_locks_are_distinct_and_come_back(table: LockTable) -> 
         table.release(index)
         assert table.free(index, OWNER)
     assert list(table.entries()) == []
-    assert sorted(table.allocate(OTHER) for _ in range(100_000)) == locks
+    assert sorted(table.allocate(OTHER) for _ in range(count)) == locks
     assert table.capacity == capacity
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from doubles.states import Model, apply, check_indexes, container, content, pod
-from podrt.errors import AlreadyExists
+from podrt.errors import AlreadyExists, NotFound
 from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, delete, put
+from podrt.store.tables import Tables
 from podrt.store.wal import Store
 
 numbers = st.integers(1, 6)
@@ -61,6 +63,14 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             self.model = apply(self.model, ops)
             assert is_valid(self.model)
+
+    @rule(which=st.integers(0, 1))
+    def transact_that_fails(self, which: int) -> None:
+        def fail(_: Tables) -> list[Op]:
+            raise NotFound("pod", "x")
+
+        with contextlib.suppress(NotFound):
+            self.stores[which].transact(fail)
 
     @rule(which=st.integers(0, 1))
     def flush(self, which: int) -> None:
