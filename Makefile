@@ -49,7 +49,7 @@ bench: $(STAMPS)/installed $(STAMPS)/dev ## measure against the floor and the pe
 
 check: $(STAMPS)/installed $(STAMPS)/test $(STAMPS)/dev ## format, lint, types, stubs, spelling, C warnings
 	@failed=()
-	try() { echo "== $$1"; shift; "$$@" || failed+=("$$1"); }
+	try() { echo "== $$1"; "$${@:2}" || failed+=("$$1"); }
 	warnings() {
 		local path
 		for path in src/podrt/_native/*.c; do

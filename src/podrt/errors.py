@@ -3,6 +3,7 @@
 PodrtError
 ├── InvalidConfig       mend the value that is named and call again
 ├── NotFound            there is no such object
+│   └── NothingToStart  a pod has no container that could be started first
 ├── Ambiguous           an ID prefix fits several objects
 ├── AlreadyExists       the name or ID is taken
 ├── InvalidState        the object exists but cannot do that now
@@ -18,6 +19,7 @@ PodrtError
 ├── RuntimeClosed       the runtime was closed
 ├── Removed             the pod or container is gone
 └── InternalError       a fault of podrt itself
+    └── MonitorGone     a monitor ended or was killed while it was asked
 
 A class words its message from its fields, so that every door shows the same sentence.
 """
@@ -52,6 +54,16 @@ class NotFound(PodrtError):
         self.kind = kind
         self.name = name
         super().__init__(f"no such {kind}: {name}" if kind != "file" else f"{name}: no such file")
+
+
+class NothingToStart(NotFound):
+    """Pod `pod` has no container without dependencies, so none could be the first."""
+
+    def __init__(self, pod: str) -> None:
+        super().__init__("container", pod)
+        self.args = (
+            f"no containers in pod {pod} have no dependencies, cannot start pod: no such container",
+        )
 
 
 class Ambiguous(PodrtError):
@@ -211,6 +223,10 @@ class Removed(PodrtError):
 
 class InternalError(PodrtError):
     """A fault of podrt itself: please report it with the text."""
+
+
+class MonitorGone(InternalError):
+    """The monitor closed the connection: it ended, or was killed."""
 
 
 def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -29,8 +29,13 @@ GUEST_TESTS = HERE / "guest"
 IN_GUEST = "PODRT_VM_REPORTS" in os.environ
 
 # Under software emulation a boot takes 10-40 s and a test seconds; a hang must still end.
-GUEST_LIMIT_S = 900
+GUEST_LIMIT_S = 1400
+TEST_LIMIT_S = 300
 POLL_S = 0.1
+# A guest whose host died without a word (SIGKILL) must not stay: it ends when this often nothing
+# new was written into the file "heartbeat".
+HEARTBEAT_S = 1.0
+LONELY_S = 60
 CONSOLE_TAIL_BYTES = 4000
 
 
@@ -76,7 +81,9 @@ class Machine:
         self._read = 0
         self._deadline = time.monotonic() + GUEST_LIMIT_S
         self._config = items[0].config
+        self._beat_at = 0.0
         (self.shared / "reports").touch()
+        self._beat()
         (self.shared / "args").write_text("".join(f"{item.nodeid}\n" for item in items))
         (self.shared / "start").write_text(self._script())
         self._console = (self.shared / "console").open("wb")
@@ -104,16 +111,22 @@ class Machine:
 mkdir -p /run/podrt-vm
 mount -t tmpfs -o mode=0755 tmpfs /run/podrt-vm
 export TMPDIR=/run/podrt-vm HOME=/run/podrt-vm PODRT_VM_REPORTS={shared}/reports
-export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={sources} PYTHONUNBUFFERED=1
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={sources} PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 export PATH={shlex.quote(str(Path(sys.executable).parent))}:/usr/local/sbin:/usr/sbin:/sbin:$PATH
 cd {project} || exit 1
+(while sleep {LONELY_S}; do
+    beat=$(cat {shared}/heartbeat)
+    [ "$beat" != "$last" ] || {{ echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger; }}
+    last=$beat
+done) >/dev/null 2>&1 &
 timeout {GUEST_LIMIT_S - 60} {shlex.quote(sys.executable)} -m pytest -q -p no:cacheprovider \\
-    --basetemp=/run/podrt-vm/tests @{shared}/args
+    --timeout={TEST_LIMIT_S} --basetemp=/run/podrt-vm/tests @{shared}/args
 """
 
     def outcome(self, nodeid: str) -> list[Any]:
         """The reports of one test, waited for while the guest lives."""
         while nodeid not in self.ended:
+            self._beat()
             alive = self._process.poll() is None
             self._take_reports()
             if nodeid in self.ended or not alive:
@@ -123,6 +136,12 @@ timeout {GUEST_LIMIT_S - 60} {shlex.quote(sys.executable)} -m pytest -q -p no:ca
                 break
             time.sleep(POLL_S)
         return self.reports.get(nodeid, []) if nodeid in self.ended else []
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        if now - self._beat_at >= HEARTBEAT_S:
+            self._beat_at = now
+            (self.shared / "heartbeat").write_text(f"{now}\n")
 
     def _take_reports(self) -> None:
         with (self.shared / "reports").open("rb") as file:
@@ -187,9 +206,11 @@ else:
     def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         """Skip the guest's tests with the reason when no guest can be booted."""
         reason = missing()
-        for item in items:
-            if reason and is_guest_test(item):
+        for item in filter(is_guest_test, items):
+            if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+            # Here a test takes as long as the boot and all before it; the guest has its own limits.
+            item.add_marker(pytest.mark.timeout(0), append=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(item: pytest.Item) -> bool | None:

@@ -24,9 +24,7 @@ CLONE_NEWUSER: Final[int]
 CLONE_NEWPID: Final[int]
 CLONE_NEWNET: Final[int]
 
-def openat2(
-    dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0
-) -> int: ...
+def openat2(dirfd: int, path: str | bytes, flags: int, mode: int = 0, resolve: int = 0) -> int: ...
 def open_tree(dirfd: int, path: str | bytes, flags: int) -> int: ...
 def move_mount(
     from_fd: int, from_path: str | bytes, to_fd: int, to_path: str | bytes, flags: int

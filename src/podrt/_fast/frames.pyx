@@ -366,6 +366,9 @@ def find_rows(const uint8_t[::1] data not None, tuple layout not None, *, int fi
     rows.data = &data[0]
     rows.count = <size_t>data.shape[0]
     rows.rows, rows.pool, rows.places = layout
+    # From here on no sum of offsets can wrap around.
+    if max(max(rows.rows, rows.pool), max(rows.places, count)) > rows.count:
+        raise ValueError("the index leads outside the file")
     while low < high and order != 2:
         middle = (low + high) // 2
         order = compare(&rows, middle, field, table, key, key_bytes)

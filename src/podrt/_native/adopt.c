@@ -87,6 +87,8 @@ int adopt_container(struct monitor *m, struct container *c, const struct request
 		reopen_output(m, &c->out, pid, STDOUT_FILENO);
 		reopen_output(m, &c->err, pid, STDERR_FILENO);
 	}
+	/* For a process that only has a receipt this is the news that it runs. */
+	journal_keep(&m->journal, record_of(c, REC_STARTED));
 	return 0;
 }
 

@@ -20,6 +20,9 @@
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4u
 #endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2u
+#endif
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define DEFAULT_UMASK 022
 
@@ -162,16 +165,22 @@ int child_seal(struct child *child)
 	return 0;
 }
 
+static int tell(const struct child *child, uint32_t stage)
+{
+	const struct report report = {.stage = stage};
+
+	return write(child->launch->report[1], &report, sizeof(report)) < 0 ? -errno : 0;
+}
+
 static int hold(struct child *child)
 {
-	const struct report ready = {0};
+	int result;
 
 	/* A change of user has cleared it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		return -errno;
-	if (write(child->launch->report[1], &ready, sizeof(ready)) < 0)
-		return -errno;
-	return wait_for_go(child->launch);
+	result = tell(child, 0);
+	return result < 0 ? result : wait_for_go(child->launch);
 }
 
 static const char *find_path(char *const *envp)
@@ -230,6 +239,9 @@ static int op_exec(struct child *child, struct reader payload)
 		return result;
 	if (prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0) < 0)
 		return -errno;
+	result = child->launch->lean ? tell(child, STAGE_AT_EXEC) : 0;
+	if (result < 0)
+		return result;
 	set_stage(child, OP_EXEC | STAGE_AT_EXEC);
 	return strchr(plan->argv[0], '/') ? exec_at(plan, plan->argv[0]) : exec_by_path(plan);
 }
@@ -243,19 +255,32 @@ static int op_log(struct child *child, struct reader payload)
 }
 
 static operation *const operations[OP_COUNT] = {
-    [OP_SETNS] = op_setns,           [OP_ROOT_OVERLAY] = op_root_overlay,
-    [OP_ROOT_BIND] = op_root_bind,   [OP_MOUNT] = op_mount,
-    [OP_BIND] = op_bind,             [OP_POD_SHM] = op_pod_shm,
-    [OP_DEVICE] = op_device,         [OP_SYMLINK] = op_symlink,
-    [OP_MASK] = op_mask,             [OP_READONLY] = op_readonly,
-    [OP_PIVOT] = op_pivot,           [OP_HOSTNAME] = op_hostname,
-    [OP_DOMAINNAME] = op_domainname, [OP_SYSCTL] = op_sysctl,
-    [OP_RLIMIT] = op_rlimit,         [OP_OOM_SCORE] = op_oom_score,
-    [OP_UMASK] = op_umask,           [OP_USER] = op_user,
-    [OP_CAPS] = op_caps,             [OP_NO_NEW_PRIVS] = op_no_new_privs,
-    [OP_SECCOMP] = op_seccomp,       [OP_KEYRING] = op_keyring,
-    [OP_CWD] = op_cwd,               [OP_EXEC] = op_exec,
-    [OP_LOG] = op_log,               [OP_PROPAGATION] = op_propagation,
+    [OP_SETNS] = op_setns,
+    [OP_ROOT_OVERLAY] = op_root_overlay,
+    [OP_ROOT_BIND] = op_root_bind,
+    [OP_MOUNT] = op_mount,
+    [OP_BIND] = op_bind,
+    [OP_POD_SHM] = op_pod_shm,
+    [OP_DEVICE] = op_device,
+    [OP_SYMLINK] = op_symlink,
+    [OP_MASK] = op_mask,
+    [OP_READONLY] = op_readonly,
+    [OP_PIVOT] = op_pivot,
+    [OP_HOSTNAME] = op_hostname,
+    [OP_DOMAINNAME] = op_domainname,
+    [OP_SYSCTL] = op_sysctl,
+    [OP_RLIMIT] = op_rlimit,
+    [OP_OOM_SCORE] = op_oom_score,
+    [OP_UMASK] = op_umask,
+    [OP_USER] = op_user,
+    [OP_CAPS] = op_caps,
+    [OP_NO_NEW_PRIVS] = op_no_new_privs,
+    [OP_SECCOMP] = op_seccomp,
+    [OP_KEYRING] = op_keyring,
+    [OP_CWD] = op_cwd,
+    [OP_EXEC] = op_exec,
+    [OP_LOG] = op_log,
+    [OP_PROPAGATION] = op_propagation,
 };
 
 _Noreturn void child_main(const struct launch *launch)
@@ -271,8 +296,13 @@ _Noreturn void child_main(const struct launch *launch)
 	};
 	struct reader ops = plan_ops(&launch->plan), payload;
 	struct op_head head;
-	int result = prepare(&child);
+	int result = 0;
 
+	/* Before anything is opened or closed: until here the descriptors are the monitor's own. */
+	if (launch->lean)
+		result = k_close_range(KEEP_FDS, CLOSE_RANGE_UNSHARE);
+	if (result == 0)
+		result = prepare(&child);
 	if (result < 0)
 		die(&child, STAGE_SETUP, result);
 	while (take_op(&ops, &head, &payload)) {

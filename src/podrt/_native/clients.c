@@ -27,8 +27,7 @@ static bool is_ours(int fd)
 	struct ucred peer;
 	socklen_t bytes = sizeof(peer);
 
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 &&
-	       peer.uid == geteuid();
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 && peer.uid == geteuid();
 }
 
 void client_accept(struct monitor *m)

@@ -4,8 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -28,6 +28,8 @@ static uint64_t clone_flags(const struct launch *launch)
 
 	if (launch->joins || launch->unified)
 		flags &= ~(uint64_t)CLONE_NEWCGROUP;
+	if (launch->lean)
+		flags |= CLONE_FILES;
 	return flags;
 }
 

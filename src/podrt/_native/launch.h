@@ -17,9 +17,14 @@ struct slot {
 };
 #define STAGE_AT_EXEC 0x10000u /* set in `stage` when only execve is left */
 
+/* A clone copies the descriptor table, and a monitor with many pipes has a long one. Then the
+ * child is cloned with the table shared, takes a copy of the descriptors below this number
+ * only, and the monitor moves what it keeps above it. */
+#define KEEP_FDS 1024
+
 /* What the child tells over its report pipe; nothing and the end mean that exec succeeded. */
 struct report {
-	uint32_t stage; /* 0: it stands before exec and waits */
+	uint32_t stage; /* 0: it stands before exec and waits; STAGE_AT_EXEC: it will exec now */
 	int32_t error;
 	char detail[240];
 };
@@ -38,6 +43,7 @@ struct launch {
 	const char *shm_path;
 	const struct rlimit *files; /* RLIMIT_NOFILE as the monitor found it */
 	bool hold;
+	bool lean;    /* share the descriptor table at first: see KEEP_FDS */
 	bool joins;   /* wait until the monitor has moved us into our cgroups */
 	bool unified; /* born in `cgroup`, if the kernel can */
 	int cgroup;
@@ -54,11 +60,11 @@ void launch_go(struct slot *slot);
 /* The child's own state. It owns no memory: strings point into the plan. */
 struct child {
 	const struct launch *launch;
-	int root;   /* directory of the new root */
-	int proc;   /* a procfs that is known to be one */
-	int null;   /* the host's /dev/null, verified */
-	int blank;  /* the empty directory that masks directories */
-	int filter; /* the seccomp filter's file */
+	int root;          /* directory of the new root */
+	int proc;          /* a procfs that is known to be one */
+	int null;          /* the host's /dev/null, verified */
+	int blank;         /* the empty directory that masks directories */
+	int filter;        /* the seccomp filter's file */
 	bool has_caps_set; /* CAPS came by */
 	bool has_user;     /* USER came by */
 	bool is_sealed;    /* descriptors and signals are as the program shall find them */

@@ -102,8 +102,8 @@ static void put(struct scratch *scratch, const char *text, size_t bytes)
 }
 
 /* One line, or piece of a line: what was kept of it and what came now. */
-static void put_line(struct scratch *scratch, struct stream *stream, const char *text,
-		     size_t bytes, bool is_whole)
+static void put_line(struct scratch *scratch, struct stream *stream, const char *text, size_t bytes,
+		     bool is_whole)
 {
 	size_t need = scratch->prefix_bytes + 2 + stream->partial_bytes + bytes + 1;
 

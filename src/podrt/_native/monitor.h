@@ -175,6 +175,7 @@ struct container {
 	pid_t pid;
 	uint64_t ticks;
 	struct source report;
+	int ends[3]; /* the child's ends of its pipes, while it may share our descriptor table */
 	struct source pidfd; /* of an adopted process only: our own children need none */
 	struct stream out, err;
 	struct log log;
@@ -184,7 +185,7 @@ struct container {
 	struct waiter *waiters;
 	char *memory_dir;
 	int64_t kill_at_ms; /* 0: none */
-	bool is_listed; /* among those that are stopping */
+	bool is_listed;     /* among those that are stopping */
 	bool is_removing;
 	uint64_t oom_kills; /* of its cgroup, as last seen */
 	bool by_user;
@@ -212,7 +213,6 @@ struct monitor {
 	bool had_client;
 	int64_t started_ms;
 	struct slot *slots;
-	uint32_t next_slot;
 	struct held_ns held[HELD_KINDS];
 	uint32_t held_flags;
 	bool has_shm;

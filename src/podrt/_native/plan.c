@@ -15,15 +15,19 @@
 
 /* The fields of each operation: u32 u, u64 q, string s, list of strings l, list of u32 g. */
 static const char *const layouts[OP_COUNT] = {
-    [OP_SETNS] = "us",        [OP_ROOT_OVERLAY] = "lssl", [OP_ROOT_BIND] = "s",
-    [OP_MOUNT] = "sssql",     [OP_BIND] = "ssqqu",        [OP_POD_SHM] = "s",
-    [OP_DEVICE] = "suuuuuu",  [OP_SYMLINK] = "ss",        [OP_MASK] = "s",
-    [OP_READONLY] = "s",      [OP_PIVOT] = "",            [OP_HOSTNAME] = "s",
-    [OP_DOMAINNAME] = "s",    [OP_SYSCTL] = "ss",         [OP_RLIMIT] = "uqq",
-    [OP_OOM_SCORE] = "u",     [OP_UMASK] = "u",           [OP_USER] = "uug",
-    [OP_CAPS] = "qqqqq",      [OP_NO_NEW_PRIVS] = "",     [OP_SECCOMP] = "us",
-    [OP_KEYRING] = "s",       [OP_CWD] = "s",             [OP_EXEC] = "ll",
-    [OP_LOG] = "sq",          [OP_PROPAGATION] = "q",
+    [OP_SETNS] = "us",       [OP_ROOT_OVERLAY] = "lssl",
+    [OP_ROOT_BIND] = "s",    [OP_MOUNT] = "sssql",
+    [OP_BIND] = "ssqqu",     [OP_POD_SHM] = "s",
+    [OP_DEVICE] = "suuuuuu", [OP_SYMLINK] = "ss",
+    [OP_MASK] = "s",         [OP_READONLY] = "s",
+    [OP_PIVOT] = "",         [OP_HOSTNAME] = "s",
+    [OP_DOMAINNAME] = "s",   [OP_SYSCTL] = "ss",
+    [OP_RLIMIT] = "uqq",     [OP_OOM_SCORE] = "u",
+    [OP_UMASK] = "u",        [OP_USER] = "uug",
+    [OP_CAPS] = "qqqqq",     [OP_NO_NEW_PRIVS] = "",
+    [OP_SECCOMP] = "us",     [OP_KEYRING] = "s",
+    [OP_CWD] = "s",          [OP_EXEC] = "ll",
+    [OP_LOG] = "sq",         [OP_PROPAGATION] = "q",
 };
 
 uint32_t take_u32(struct reader *from)

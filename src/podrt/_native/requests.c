@@ -79,8 +79,10 @@ static int note_removing(struct monitor *m, const struct request *request)
 static int handle(struct monitor *m, const struct request *request)
 {
 	static const enum event events[] = {
-	    [MSG_RELEASE] = EVENT_RELEASE, [MSG_SIGNAL] = EVENT_SIGNAL,
-	    [MSG_STOP] = EVENT_STOP,       [MSG_WAIT] = EVENT_WAIT,
+	    [MSG_RELEASE] = EVENT_RELEASE,
+	    [MSG_SIGNAL] = EVENT_SIGNAL,
+	    [MSG_STOP] = EVENT_STOP,
+	    [MSG_WAIT] = EVENT_WAIT,
 	};
 	struct container *c;
 

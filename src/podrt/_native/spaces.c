@@ -82,8 +82,7 @@ static int make_spaces(uint32_t flags, const char *hostname, uint32_t hostname_b
 
 	if (unshare((int)flags) < 0)
 		return -errno;
-	if (flags & CLONE_NEWUTS && hostname_bytes &&
-	    sethostname(hostname, hostname_bytes) < 0)
+	if (flags & CLONE_NEWUTS && hostname_bytes && sethostname(hostname, hostname_bytes) < 0)
 		return -errno;
 	if (flags & CLONE_NEWNET)
 		result = raise_loopback();

@@ -13,14 +13,16 @@
 #include "base.h"
 #include "monitor.h"
 
+/* From so many processes on, what a copied descriptor table costs is worth two messages. */
+#define LEAN_FROM 200
+
 static struct slot *take_slot(struct monitor *m)
 {
 	for (uint32_t i = 0; i < SLOTS; i++) {
-		struct slot *slot = &m->slots[(m->next_slot + i) % SLOTS];
+		struct slot *slot = &m->slots[i]; /* low ones first: few pages are touched */
 
 		if (slot->stage != 0)
 			continue;
-		m->next_slot = 0; /* low slots first: few pages are ever touched */
 		slot->go = 0;
 		slot->stage = STAGE_SETUP;
 		return slot;
@@ -35,8 +37,16 @@ static void free_slot(struct container *c)
 	c->slot = NULL;
 }
 
+/* They must go, or the pipes would never end; but not while the child still needs them. */
+static void close_ends(struct container *c)
+{
+	for (int i = 0; i < 3; i++)
+		close_fd(&c->ends[i]);
+}
+
 void close_report(struct monitor *m, struct container *c)
 {
+	close_ends(c);
 	unwatch(m, &c->report);
 	free_slot(c);
 }
@@ -116,8 +126,8 @@ static int count_dirs(const struct request *request)
 	return count;
 }
 
-static int prepare_launch(struct launch *launch, struct container *c,
-			  const struct request *request, uint32_t *stage)
+static int prepare_launch(struct launch *launch, struct container *c, const struct request *request,
+			  uint32_t *stage)
 {
 	int dirs = count_dirs(request), result;
 
@@ -161,21 +171,48 @@ static const char *join_cgroups(const struct request *request, pid_t pid, int *r
 	return NULL;
 }
 
+static void move_up(int *fd)
+{
+	int moved = fcntl(*fd, F_DUPFD_CLOEXEC, KEEP_FDS);
+
+	if (moved < 0)
+		return;
+	close(*fd);
+	*fd = moved;
+}
+
 static int watch_child(struct monitor *m, struct container *c, struct launch *launch)
 {
 	int result;
 
-	close_fd(&launch->report[1]);
-	close_fd(&launch->out[1]);
-	close_fd(&launch->err[1]);
+	c->ends[0] = take_fd(&launch->report[1]);
+	c->ends[1] = take_fd(&launch->out[1]);
+	c->ends[2] = take_fd(&launch->err[1]);
+	if (!launch->lean)
+		close_ends(c);
 	c->report.fd = take_fd(&launch->report[0]);
 	result = watch(m, &c->report, EPOLLIN);
 	if (result < 0 || launch->out[0] < 0)
 		return result;
 	c->out.source.fd = take_fd(&launch->out[0]);
 	c->err.source.fd = take_fd(&launch->err[0]);
+	if (launch->lean) {
+		move_up(&c->out.source.fd);
+		move_up(&c->err.source.fd);
+		move_up(&c->log.fd);
+	}
 	result = watch(m, &c->out.source, EPOLLIN);
 	return result < 0 ? result : watch(m, &c->err.source, EPOLLIN);
+}
+
+/* The receipt names the process before it can become the program: should the monitor die in
+ * between, whoever comes next finds it there. */
+static int write_receipt(struct monitor *m, const struct container *c)
+{
+	struct journal_record record = record_of(c, REC_RECEIPT);
+
+	record.code = MSG_START;
+	return journal_append(&m->journal, record);
 }
 
 /* The child is there: from here on a failure waits for its end. */
@@ -183,15 +220,17 @@ static void follow_child(struct monitor *m, struct container *c, struct launch *
 			 const struct request *request)
 {
 	const char *refused = NULL;
-	int result;
+	int receipt, result;
 
 	table_set_pid(&m->table, c, launch->pid);
 	c->ticks = launch->ticks;
 	c->state = STATE_STARTING;
 	m->live++;
+	receipt = write_receipt(m, c);
 	result = watch_child(m, c, launch);
-	if (result < 0) {
-		fail_start(c, -result, STAGE_STDIO, "epoll");
+	if (receipt < 0 || result < 0) {
+		fail_start(c, receipt < 0 ? -receipt : -result,
+			   receipt < 0 ? STAGE_JOURNAL : STAGE_STDIO, NULL);
 		return;
 	}
 	if (!launch->joins)
@@ -210,6 +249,7 @@ static void reset_run(struct container *c, const struct request *request)
 	c->by_user = c->was_killed = false;
 	c->exit_flags = 0;
 	c->code = 0;
+	c->ticks = 0;
 	c->kill_at_ms = 0;
 	c->state = STATE_IDLE;
 	free(c->memory_dir);
@@ -240,6 +280,8 @@ int start_container(struct monitor *m, struct container *c, const struct request
 	result = c->slot ? prepare_launch(&launch, c, request, &stage) : -EAGAIN;
 	if (result == 0) {
 		stage = STAGE_CLONE;
+		launch.lean = m->live >= LEAN_FROM && launch.out[1] < KEEP_FDS &&
+			      launch.err[1] < KEEP_FDS && launch.report[1] < KEEP_FDS;
 		result = launch_clone(&launch);
 	}
 	if (result == 0) {
@@ -280,6 +322,10 @@ void read_report(struct monitor *m, struct container *c)
 			return;
 		}
 		report.detail[sizeof(report.detail) - 1] = '\0';
+		/* It has a table of its own now. */
+		close_ends(c);
+		if (report.stage == STAGE_AT_EXEC)
+			continue;
 		dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
 	}
 }

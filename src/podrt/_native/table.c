@@ -91,6 +91,8 @@ struct container *table_add(struct table *table, const uint8_t *id)
 		return NULL;
 	memcpy(c->id, id, ID_BYTES);
 	c->log.fd = -1;
+	for (int i = 0; i < 3; i++)
+		c->ends[i] = -1;
 	c->report = (struct source){SOURCE_REPORT, -1, c};
 	c->pidfd = (struct source){SOURCE_PIDFD, -1, c};
 	c->out = (struct stream){.source = {SOURCE_OUTPUT, -1, &c->out}, .log = &c->log};

@@ -27,10 +27,24 @@ struct wire_head {
 _Static_assert(sizeof(struct wire_head) == 64, "a message head has 64 bytes");
 
 enum message_type {
-	MSG_HELLO = 1, MSG_SETUP = 2, MSG_START = 3, MSG_RELEASE = 4, MSG_SIGNAL = 5,
-	MSG_STOP = 6, MSG_WAIT = 7, MSG_REMOVING = 8, MSG_FORGET = 9, MSG_RELEASE_NS = 10,
-	MSG_ADOPT = 11, MSG_PAUSE = 12, MSG_UNPAUSE = 13, MSG_OK = 64, MSG_FAILED = 65,
-	MSG_CREATED = 66, MSG_STARTED = 67, MSG_EXITED = 68
+	MSG_HELLO = 1,
+	MSG_SETUP = 2,
+	MSG_START = 3,
+	MSG_RELEASE = 4,
+	MSG_SIGNAL = 5,
+	MSG_STOP = 6,
+	MSG_WAIT = 7,
+	MSG_REMOVING = 8,
+	MSG_FORGET = 9,
+	MSG_RELEASE_NS = 10,
+	MSG_ADOPT = 11,
+	MSG_PAUSE = 12,
+	MSG_UNPAUSE = 13,
+	MSG_OK = 64,
+	MSG_FAILED = 65,
+	MSG_CREATED = 66,
+	MSG_STARTED = 67,
+	MSG_EXITED = 68
 };
 
 enum start_flag {
@@ -60,14 +74,22 @@ struct journal_record {
 _Static_assert(sizeof(struct journal_record) == 96, "a journal record has 96 bytes");
 
 enum record_kind {
-	REC_MONITOR_UP = 1, REC_NS_UP = 2, REC_CREATED = 3, REC_STARTED = 4, REC_EXITED = 5,
-	REC_STOPPING = 6, REC_START_FAILED = 7, REC_PAUSED = 8, REC_UNPAUSED = 9,
-	REC_NS_DOWN = 10, REC_FORGOTTEN = 11, REC_RECEIPT = 12, REC_MONITOR_DOWN = 13
+	REC_MONITOR_UP = 1,
+	REC_NS_UP = 2,
+	REC_CREATED = 3,
+	REC_STARTED = 4,
+	REC_EXITED = 5,
+	REC_STOPPING = 6,
+	REC_START_FAILED = 7,
+	REC_PAUSED = 8,
+	REC_UNPAUSED = 9,
+	REC_NS_DOWN = 10,
+	REC_FORGOTTEN = 11,
+	REC_RECEIPT = 12,
+	REC_MONITOR_DOWN = 13
 };
 
-enum exit_flag {
-	EXIT_BY_USER = 1, EXIT_OOM = 2, EXIT_UNKNOWN = 4
-};
+enum exit_flag { EXIT_BY_USER = 1, EXIT_OOM = 2, EXIT_UNKNOWN = 4 };
 #define UNKNOWN_EXIT_CODE 255
 
 /* A plan: this header, then op_count operations, each a multiple of 8 bytes. */
@@ -92,12 +114,33 @@ struct op_head {
 _Static_assert(sizeof(struct op_head) == 8, "an operation head has 8 bytes");
 
 enum op_code {
-	OP_SETNS = 1, OP_ROOT_OVERLAY = 2, OP_ROOT_BIND = 3, OP_MOUNT = 4, OP_BIND = 5,
-	OP_POD_SHM = 6, OP_DEVICE = 7, OP_SYMLINK = 8, OP_MASK = 9, OP_READONLY = 10,
-	OP_PIVOT = 11, OP_HOSTNAME = 12, OP_DOMAINNAME = 13, OP_SYSCTL = 14, OP_RLIMIT = 15,
-	OP_OOM_SCORE = 16, OP_UMASK = 17, OP_USER = 18, OP_CAPS = 19, OP_NO_NEW_PRIVS = 20,
-	OP_SECCOMP = 21, OP_KEYRING = 22, OP_CWD = 23, OP_EXEC = 24, OP_LOG = 25,
-	OP_PROPAGATION = 26, OP_COUNT = 27
+	OP_SETNS = 1,
+	OP_ROOT_OVERLAY = 2,
+	OP_ROOT_BIND = 3,
+	OP_MOUNT = 4,
+	OP_BIND = 5,
+	OP_POD_SHM = 6,
+	OP_DEVICE = 7,
+	OP_SYMLINK = 8,
+	OP_MASK = 9,
+	OP_READONLY = 10,
+	OP_PIVOT = 11,
+	OP_HOSTNAME = 12,
+	OP_DOMAINNAME = 13,
+	OP_SYSCTL = 14,
+	OP_RLIMIT = 15,
+	OP_OOM_SCORE = 16,
+	OP_UMASK = 17,
+	OP_USER = 18,
+	OP_CAPS = 19,
+	OP_NO_NEW_PRIVS = 20,
+	OP_SECCOMP = 21,
+	OP_KEYRING = 22,
+	OP_CWD = 23,
+	OP_EXEC = 24,
+	OP_LOG = 25,
+	OP_PROPAGATION = 26,
+	OP_COUNT = 27
 };
 
 /* Stages of a start that are no operation of the plan; a failure names one or the other. */
@@ -112,7 +155,10 @@ enum start_stage {
 };
 
 enum bind_flag {
-	BIND_RECURSIVE = 1, BIND_MAKE_FILE = 2, BIND_MAKE_DIRECTORY = 4, BIND_ATTRS_RECURSIVE = 8
+	BIND_RECURSIVE = 1,
+	BIND_MAKE_FILE = 2,
+	BIND_MAKE_DIRECTORY = 4,
+	BIND_ATTRS_RECURSIVE = 8
 };
 
 /* A flag of OP_READONLY: the path is a mount of the plan, and what lies below it keeps its own

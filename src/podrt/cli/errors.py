@@ -15,6 +15,7 @@ EXIT_CODES: dict[type[errors.PodrtError], int] = {
     errors.PodrtError: FAILED,
     errors.InvalidConfig: FAILED,
     errors.NotFound: FAILED,
+    errors.NothingToStart: FAILED,
     errors.Ambiguous: FAILED,
     errors.AlreadyExists: FAILED,
     errors.InvalidState: FAILED,
@@ -30,6 +31,7 @@ EXIT_CODES: dict[type[errors.PodrtError], int] = {
     errors.RuntimeClosed: FAILED,
     errors.Removed: FAILED,
     errors.InternalError: FAILED,
+    errors.MonitorGone: FAILED,
 }
 """Every class of errors.py; verbs with codes of their own say so (`rm`, `run`, `exists`)."""
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import trio
 
-from podrt.errors import EngineFailed, InternalError, sole_error
+from podrt.errors import EngineFailed, MonitorGone, sole_error
 from podrt.layout import Layout
 from podrt.linux import mounts
 
@@ -48,10 +48,6 @@ class Exited(NamedTuple):
     code: int
     finished_at_ns: int
     was_killed: bool
-
-
-class MonitorGone(InternalError):
-    """The monitor closed the connection: it ended, or was killed."""
 
 
 class _Pending:

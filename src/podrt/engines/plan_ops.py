@@ -11,7 +11,7 @@ import enum
 import functools
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from podrt.errors import InvalidConfig, LimitReached
@@ -355,8 +355,3 @@ def signed_32(value: int) -> int:
 def unsigned_32(value: int) -> int:
     """The 32-bit two's complement of `value`."""
     return value & 0xFFFFFFFF
-
-
-def find_op(plan: Plan, code: OpCode) -> Sequence[Op]:
-    """The operations of one kind, in order."""
-    return [op for op in plan.ops if op.code is code]

@@ -167,8 +167,7 @@ class Unpacker:
         try:
             descriptor = self._resolve(path)
         except FileNotFoundError:
-            self._make_parents(path)
-            descriptor = self._resolve(path)
+            descriptor = self._make_parents(path)
         self._parent = (path, descriptor)
         return descriptor
 
@@ -186,27 +185,30 @@ class Unpacker:
                 # Somebody renamed something, anywhere, while the kernel walked over a "..".
                 continue
 
-    def _make_parents(self, path: bytes) -> None:
+    def _make_parents(self, path: bytes) -> int:
+        """Make what is missing of `path` below what there is of it; opens its end."""
         parts = path.split(b"/")
-        for count in range(1, len(parts) + 1):
-            part = b"/".join(parts[:count])
-            try:
-                os.close(self._resolve(part))
-                continue
-            except FileNotFoundError:
-                pass
-            self._make_parent(b"/".join(parts[: count - 1]), parts[count - 1])
-
-    def _make_parent(self, above: bytes, leaf: bytes) -> None:
-        above_fd = self._resolve(above or b".")
+        descriptor, count = self._deepest(parts)
         try:
-            os.mkdir(leaf, 0o700, dir_fd=above_fd)
-            os.chmod(leaf, 0o755, dir_fd=above_fd)
-        except FileExistsError:
-            # It exists and yet does not resolve: a symlink to nothing.
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-        finally:
-            os.close(above_fd)
+            for leaf in parts[count:]:
+                _make_parent(descriptor, leaf)
+                # Made a moment ago, so it is a directory of ours.
+                below_fd = os.open(leaf, _PARENT_FLAGS | os.O_NOFOLLOW, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below_fd
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _deepest(self, parts: list[bytes]) -> tuple[int, int]:
+        """The deepest existing directory on the way, and how many of `parts` lead to it."""
+        for count in range(len(parts) - 1, 0, -1):
+            try:
+                return self._resolve(b"/".join(parts[:count])), count
+            except FileNotFoundError:
+                continue
+        return self._resolve(b"."), 0
 
     # Members -----------------------------------------------------------------
 
@@ -353,6 +355,15 @@ class Unpacker:
 def unpack_archive(root_fd: int, reader: TarReader) -> Unpacked:
     """Unpack `reader` into the empty directory `root_fd`. Raises: as Unpacker."""
     return Unpacker(root_fd, reader).run()
+
+
+def _make_parent(parent_fd: int, leaf: bytes) -> None:
+    try:
+        os.mkdir(leaf, 0o700, dir_fd=parent_fd)
+    except FileExistsError:
+        # It exists and yet does not resolve: a symlink to nothing.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+    os.chmod(leaf, 0o755, dir_fd=parent_fd)
 
 
 def _is_directory(at: _At) -> bool:

@@ -131,12 +131,20 @@ class TarReader:
                 raise InvalidConfig(self._name, "the file is empty, not a tar archive")
             return None
         self._offset += 1
-        block = first + self._exactly(BLOCK_BYTES - 1)
+        block = first + self._rest_of_header()
         self._count += 1
         if not any(block):
             return None
         self._check_sum(block)
         return block
+
+    def _rest_of_header(self) -> bytes:
+        try:
+            return self._exactly(BLOCK_BYTES - 1)
+        except InvalidConfig:
+            if self._count:
+                raise
+            raise InvalidConfig(self._name, "not a tar archive") from None
 
     def _check_sum(self, block: bytes) -> None:
         try:

@@ -221,7 +221,7 @@ class _Composer:
         if tag == f"{_TAG_PREFIX}str":
             return text
         raise self._bad(
-            event, f"unknown tag {(tag or str())[:80]!r}, or {text[:40]!r} is not of that type"
+            event, f"unknown tag {(tag or '')[:80]!r}, or {text[:40]!r} is not of that type"
         )
 
 

@@ -76,13 +76,15 @@ def _empty(directory_fd: int, root_fd: int, depth: int) -> bool:
             name = os.fsencode(entry.name)
             if not entry.is_dir(follow_symlinks=False):
                 _unlink(directory_fd, name)
-            elif not _remove_empty(directory_fd, name):
-                is_done &= _remove_filled(directory_fd, name, root_fd, depth)
+            else:
+                is_done &= _remove_directory(directory_fd, name, root_fd, depth)
     return is_done
 
 
-def _remove_filled(directory_fd: int, name: bytes, root_fd: int, depth: int) -> bool:
+def _remove_directory(directory_fd: int, name: bytes, root_fd: int, depth: int) -> bool:
     if depth >= _MAX_DEPTH:
+        if _remove_empty(directory_fd, name):
+            return True
         _move_up(directory_fd, name, root_fd)
         return False
     try:

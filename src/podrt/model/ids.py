@@ -26,7 +26,7 @@ _MOODS = (
     "neat noble patient plain polite prime proud quick quiet rapid ready rosy serene sharp silent "
     "silver sleek smart smooth snug sober solid spry stable steady still strong subtle sunny sure "
     "swift tall tidy true vivid warm wise witty young"
-).split()  # noqa: SIM905 - a wall of quotes would hide the words
+).split()
 _BIRDS = (
     "avocet bittern bunting buzzard chough coot cormorant crake crane curlew dipper dotterel dove "
     "duck dunlin dunnock eagle egret eider falcon finch fulmar gannet godwit goose grebe grouse "
@@ -35,7 +35,7 @@ _BIRDS = (
     "petrel pipit plover pochard puffin quail rail raven redpoll robin rook ruff sandpiper scaup "
     "scoter serin shag shrike siskin skua skylark smew snipe sparrow starling stilt stint stork "
     "swallow swan swift teal tern thrush tit turnstone twite wagtail warbler whimbrel widgeon wren"
-).split()  # noqa: SIM905 - a wall of quotes would hide the words
+).split()
 
 
 def new_id() -> str:

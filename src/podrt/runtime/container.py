@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import trio
 
-from podrt.engines.monitor import MonitorGone
-from podrt.errors import EngineFailed, Removed
+from podrt.errors import EngineFailed, MonitorGone, Removed
 from podrt.model.states import ALIVE, ContainerState, Facts
 from podrt.store.records import ContainerRecord
 

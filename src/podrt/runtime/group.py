@@ -65,6 +65,8 @@ async def open_group(
 
     def cgroup_dirs() -> tuple[str, ...]:
         path = ctx.cgroups.monitor_path(cgroup_parent, group_id)
+        if not path:
+            return ()
         ctx.cgroups.create(path, _MONITOR_LIMITS)
         return ctx.cgroups.join_dirs(path)
 

@@ -16,7 +16,7 @@ from podrt.errors import (
     DependencyFailed,
     EngineFailed,
     InvalidState,
-    NotFound,
+    NothingToStart,
     PodrtError,
     Removed,
     WalkFailed,
@@ -72,18 +72,8 @@ def _load_pod(ctx: Context, pod_id: str) -> tuple[PodRecord, list[ContainerRecor
         if members:
             names = {member.id: member.config.name for member in members}
             check_graph(graph, names, pod.config.name)
-        raise NotFoundStart(pod.config.name)
+        raise NothingToStart(pod.config.name)
     return pod, members
-
-
-class NotFoundStart(NotFound):
-    """A pod has no container that could be started first."""
-
-    def __init__(self, pod: str) -> None:
-        super().__init__("container", pod)
-        self.args = (
-            f"no containers in pod {pod} have no dependencies, cannot start pod: no such container",
-        )
 
 
 class _Starter:

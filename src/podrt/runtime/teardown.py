@@ -16,9 +16,9 @@ import msgspec
 import trio
 
 from podrt.engines.liveness import has_monitor
-from podrt.engines.monitor import Monitor, MonitorGone
+from podrt.engines.monitor import Monitor
 from podrt.engines.wire import Kind
-from podrt.errors import EngineFailed, InUse, InvalidState, PodrtError, Removed
+from podrt.errors import EngineFailed, InUse, InvalidState, MonitorGone, PodrtError, Removed
 from podrt.linux import trees
 from podrt.model.resources import Resources
 from podrt.model.states import ALIVE, ContainerState

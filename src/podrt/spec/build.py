@@ -124,7 +124,6 @@ def _mount_defaults(
 ) -> mounts.Defaults:
     return mounts.Defaults(
         ipc=modes["ipc"],
-        net=modes["net"],
         pod_shm=place.shm,
         shm_bytes=config.shm_bytes,
         is_privileged=config.security.privileged,

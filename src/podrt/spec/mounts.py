@@ -41,7 +41,6 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     """What the default set of mounts depends on."""
 
     ipc: NamespaceMode
-    net: NamespaceMode
     pod_shm: str
     shm_bytes: int
     is_privileged: bool
@@ -65,7 +64,7 @@ def default_mounts(wanted: Defaults) -> Mapping[str, Mount]:
         ),
         *_ipc_mounts(wanted),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", f"nosuid,noexec,nodev,relatime,{access}"),
-        *_file_mounts(wanted.files),
+        *_file_mounts(wanted),
     ]
     if wanted.is_read_only:
         found += (tmpfs_mount(path, ()) for path in _WRITABLE_WHEN_READ_ONLY)
@@ -93,14 +92,17 @@ def _ipc_mounts(wanted: Defaults) -> Iterator[Mount]:
         yield _mount("/dev/shm", "tmpfs", "shm", options)
 
 
-def _file_mounts(files: SharedFiles) -> Iterator[Mount]:
+def _file_mounts(wanted: Defaults) -> Iterator[Mount]:
+    """Writable by whoever may, like the root they lie in."""
+    files = wanted.files
+    access = "ro,nosuid,noexec,nodev" if wanted.is_read_only else "rw"
     for destination, source in (
         ("/etc/hosts", files.hosts),
         ("/etc/hostname", files.hostname),
         ("/etc/resolv.conf", files.resolv_conf),
     ):
         if source:
-            yield _mount(destination, "bind", source, "bind,rw,rprivate")
+            yield _mount(destination, "bind", source, f"bind,{access},rprivate")
 
 
 def tmpfs_mount(destination: str, options: Sequence[str]) -> Mount:

@@ -80,12 +80,6 @@ def numbers(arch: str) -> Mapping[str, int]:
         return {row[0]: int(row[column]) for row in rows if row[column]}
 
 
-@functools.cache
-def all_names() -> frozenset[str]:
-    """Every system call name of any architecture."""
-    return frozenset().union(*(numbers(arch.name) for arch in ARCHES.values()))
-
-
 def native(machine: str) -> str:
     """The seccomp name of a machine (os.uname().machine). Raises: Unsupported."""
     try:

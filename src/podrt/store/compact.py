@@ -7,19 +7,18 @@ they are held up at no time.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 
 from podrt.errors import PodrtError, StoreCorrupt
 
 from .control import Control
 from .disk import Disk
+from .notes import warn
 from .recover import Behind, Chain, load
 from .segments import list_segments, open_segment, segment_path
 from .snapshot import Snapshot, list_snapshots, open_snapshot, snapshot_path, write_snapshot
 from .tables import Tables, decode_ops
 
-_log = logging.getLogger(__name__)
 LOCK_NAME = "snapshot.lock"
 
 
@@ -44,7 +43,7 @@ def compact_quietly(state_dir: str, disk: Disk, control: Control | None) -> None
     try:
         compact(state_dir, disk, control)
     except (OSError, PodrtError) as error:
-        _log.warning("%s: cannot write a snapshot: %s", state_dir, error)
+        warn("%s: cannot write a snapshot: %s", state_dir, error)
 
 
 def _compact(state_dir: str, disk: Disk, control: Control | None) -> int:

@@ -8,7 +8,6 @@ behind, and the next writer cuts it off.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from podrt._fast import frames
 from podrt.errors import StoreCorrupt
 
 from .disk import Disk
+from .notes import inform
 from .segments import (
     HEADER_BYTES,
     Segment,
@@ -29,7 +29,6 @@ from .segments import (
 from .snapshot import Snapshot, list_snapshots, open_snapshot
 from .tables import Tables, WireOp, decode_ops
 
-_log = logging.getLogger(__name__)
 _LOAD_TRIES = 16
 
 Listener = Callable[[int, int, list[WireOp]], None]
@@ -201,13 +200,13 @@ class Chain:
     def _cut(self, torn: Segment | None, later: list[int]) -> None:
         # From the back: what comes after a gap must never be met without the gap.
         for first in reversed(later):
-            _log.info("%s: removed, what it follows was lost", segment_path(self.state_dir, first))
+            inform("%s: removed, what it follows was lost", segment_path(self.state_dir, first))
             self._disk.unlink(segment_path(self.state_dir, first))
         if later:
             self._disk.sync_dir(self.state_dir)
         if torn is not None:
             lost = torn.size() - torn.end
-            _log.info("%s: cut a torn tail of %d bytes at %d", torn.path, lost, torn.end)
+            inform("%s: cut a torn tail of %d bytes at %d", torn.path, lost, torn.end)
             torn.cut()
 
     def start_segment(self) -> Segment:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import threading
 import time
@@ -29,12 +28,11 @@ from . import control as shared
 from .compact import LOCK_NAME, compact_quietly, rewrite
 from .control import Control
 from .disk import REAL_DISK, Disk
+from .notes import warn
 from .records import SCHEMA, Op
 from .recover import Behind, Chain, Listener, load, read_to_end
 from .segments import END, TRANSACTION, Segment
 from .tables import Tables, encode_ops
-
-_log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 4 << 20
 """A segment that has grown past this is sealed and a snapshot taken, unless the snapshot is so
@@ -59,7 +57,9 @@ class Store:
         self._disk = disk
         self._control = control
         self._readonly = readonly
+        # The one that may be written to, and the one that is read.
         self._generation = control.generation if control is not None else 0
+        self._read_generation = self._generation
         self._append_fd = -1
         self._sync_fd = -1
         self._is_open = True
@@ -177,14 +177,13 @@ class Store:
 
     def _advance(self) -> None:
         chain = self._chain
-        if self._readonly:
-            if self._control is None:
-                self._control = shared.attach(f"{self.state_dir}/shared")
-            elif self._control.generation != self._generation:
-                self._reload()
-                return
-            if chain.current is None and not os.path.isdir(self.state_dir):
-                return
+        if self._control is None:
+            self._control = shared.attach(f"{self.state_dir}/shared")
+        elif self._control.generation != self._read_generation:
+            self._reload()
+            return
+        if self._readonly and chain.current is None and not os.path.isdir(self.state_dir):
+            return
         durable = self.durable
         if chain.current is not None and chain.current.last_seq != chain.seq:
             # Ctrl-C came between writing a frame and taking it over.
@@ -203,8 +202,8 @@ class Store:
     def _reload(self) -> None:
         """Start again from the newest snapshot, in the same `Tables`."""
         old = self._chain
-        if self._control is not None and self._readonly:
-            self._generation = self._control.generation
+        if self._control is not None:
+            self._read_generation = self._control.generation
         fresh = load(old.state_dir, self._disk, readonly=self._readonly, durable=self.durable)
         old.tables.become(fresh.tables)
         fresh.tables = old.tables
@@ -310,14 +309,14 @@ class Store:
         try:
             segment.append(end)
         except OSError as error:
-            _log.warning("%s: cannot seal the segment: %s", segment.path, error)
+            warn("%s: cannot seal the segment: %s", segment.path, error)
             return
         self._chain.sealed(frames.crc32(end))
         control.set_appended(segment.last_seq, segment.first_seq)
         try:
             self._chain.start_segment()
         except OSError as error:
-            _log.warning("%s: cannot begin a segment: %s", self.state_dir, error)
+            warn("%s: cannot begin a segment: %s", self.state_dir, error)
             return
         self._chain.forget(control.durable)
         self._start_compaction()
@@ -369,7 +368,8 @@ class Store:
             target = max(known, appended)
         try:
             for each in segments:
-                each.sync(chain.state_dir)
+                if not each.is_sealed or each.last_seq > control.durable:
+                    each.sync(chain.state_dir)
         except OSError as error:
             number = error.errno or errno.EIO
             control.set_poison(number)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from doubles import monitor_driver as m
 from doubles.monitor_driver import Box
-from podrt.engines import native
+from podrt.engines.plan import Held, OverlayRoot, cgroup_view, compile_plan
 from podrt.images.layers import make_skeleton, skeleton_path
 from podrt.linux import caps
 from podrt.linux.features import cgroup_mode
+from podrt.linux.mounts import read_mounts
 from podrt.model.container import (
     ContainerConfig,
     Device,
@@ -76,17 +77,23 @@ class Compiled:
         )
         known = accounts.parse_accounts((folder / "busybox/etc/passwd").read_text(), "")
         self.spec = build_spec(config, place, known=known)
-        self.plan = native.compile_container(
+        self.plan = compile_plan(
             self.spec,
-            native.Rootfs(
+            root=OverlayRoot(
                 lower=lower, upper=str(box.folder / "upper"), work=str(box.folder / "work")
             ),
             log_path=str(box.log),
-            ns_dir=place.ns_dir,
-            seccomp_dir=str(folder / "seccomp"),
-            compile_filter=seccomp.filter_of,
+            held=Held(ns_dir=place.ns_dir, shm=place.shm),
+            cgroups=cgroup_view(read_mounts()),
+            filter_path=self._filter(folder / "filter.bpf"),
         )
         self.box = box
+
+    def _filter(self, path: Path) -> str:
+        if self.spec.linux is None or self.spec.linux.seccomp is None:
+            return ""
+        path.write_bytes(seccomp.filter_of(self.spec.linux.seccomp, os.uname().machine))
+        return str(path)
 
     def run(self, join: list[str] | None = None) -> list[str]:
         """The parts of its output, between lines of "==" (once it has ended)."""
@@ -98,8 +105,11 @@ class Compiled:
         return self.box.output().split("==\n")
 
 
+Maker = Callable[..., Compiled]
+
+
 @pytest.fixture
-def compiled(box: Box, busybox_root: Path):  # type: ignore[no-untyped-def]
+def compiled(box: Box, busybox_root: Path) -> Maker:
     (box.group.root / "busybox").symlink_to(busybox_root)
 
     def make(shared: frozenset[str] = frozenset(), **fields: object) -> Compiled:
@@ -120,7 +130,9 @@ def mounts_of(part: str) -> dict[str, tuple[str, list[str]]]:
     return {row[1]: (row[2], row[3].split(",")) for row in rows}
 
 
-def test_run_default_configuration_has_the_default_profile(compiled, cgroup, box: Box) -> None:  # type: ignore[no-untyped-def]
+def test_run_default_configuration_has_the_default_profile(
+    compiled: Maker, cgroup: list[str], box: Box
+) -> None:
     parts = compiled().run(cgroup)
     mounts, status = mounts_of(parts[0]), status_of(parts[1])
     expected = f"{caps.mask(DEFAULT_CAPABILITIES):016x}"
@@ -152,7 +164,7 @@ def test_run_default_configuration_has_the_default_profile(compiled, cgroup, box
 
 
 @pytest.mark.skipif(cgroup_mode() == "v2", reason="needs cgroup v1 hierarchies")
-def test_run_on_v1_sees_its_own_cgroup_read_only(compiled, cgroup) -> None:  # type: ignore[no-untyped-def]
+def test_run_on_v1_sees_its_own_cgroup_read_only(compiled: Maker, cgroup: list[str]) -> None:
     name = os.path.basename(cgroup[0])
     show = (
         "cat /proc/self/cgroup; echo ==; ls /sys/fs/cgroup; echo ==; "
@@ -166,7 +178,7 @@ def test_run_on_v1_sees_its_own_cgroup_read_only(compiled, cgroup) -> None:  # t
     assert parts[3].count("Read-only file system") == 2
 
 
-def test_run_with_options_applies_each(compiled) -> None:  # type: ignore[no-untyped-def]
+def test_run_with_options_applies_each(compiled: Maker) -> None:
     parts = compiled(
         user="1000:1001",
         groups=("7",),
@@ -199,7 +211,7 @@ def test_run_with_options_applies_each(compiled) -> None:  # type: ignore[no-unt
     assert mounts["/scratch"][0] == "tmpfs" and "size=64k" in mounts["/scratch"][1]
 
 
-def test_run_privileged_has_no_filter_and_no_masks(compiled) -> None:  # type: ignore[no-untyped-def]
+def test_run_privileged_has_no_filter_and_no_masks(compiled: Maker) -> None:
     parts = compiled(
         security=Security(privileged=True),
     ).run()
@@ -210,7 +222,7 @@ def test_run_privileged_has_no_filter_and_no_masks(compiled) -> None:  # type: i
     assert not set(mounts) & set(MASKED_PATHS)
 
 
-def test_run_in_a_pod_shares_what_the_monitor_holds(compiled, box: Box) -> None:  # type: ignore[no-untyped-def]
+def test_run_in_a_pod_shares_what_the_monitor_holds(compiled: Maker, box: Box) -> None:
     flags = m.NEWNET | m.NEWIPC | m.NEWUTS
     reply = box.client.ask(m.Message(m.SETUP, arg=flags, a=1 << 20, id=box.group.id, body=b"shop"))
     assert reply.kind == m.OK
@@ -222,7 +234,7 @@ def test_run_in_a_pod_shares_what_the_monitor_holds(compiled, box: Box) -> None:
     assert found == [f"net:[{inode}]", "shop", "256", "1777"]
 
 
-def test_run_in_the_hosts_namespaces_shares_them(compiled) -> None:  # type: ignore[no-untyped-def]
+def test_run_in_the_hosts_namespaces_shares_them(compiled: Maker) -> None:
     host = NamespaceMode.HOST
     show = "for kind in net ipc uts pid; do readlink /proc/self/ns/$kind; done"
     found = compiled(

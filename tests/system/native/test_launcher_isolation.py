@@ -230,8 +230,13 @@ def test_read_only_root_and_volumes(box: Box, tmp_path: Path) -> None:
     volume = tmp_path / "volume"
     volume.mkdir()
     (tmp_path / "file").write_text("content\n")
+    script = "touch /x || echo ro; touch /data/y; cat /etc/made/file; touch /frozen/z || echo ro"
     ops = box.ops(
-        ["sh", "-c", "touch /x || echo ro; touch /data/y; cat /etc/made/file; touch /frozen/z || echo ro"],
+        [
+            "sh",
+            "-c",
+            "touch /x || echo ro; touch /data/y; cat /etc/made/file; touch /frozen/z || echo ro",
+        ],
         after=[
             m.bind(str(volume), "/data"),
             m.bind(str(tmp_path / "file"), "/etc/made/file"),

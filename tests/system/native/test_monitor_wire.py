@@ -27,7 +27,9 @@ def start_ticks(pid: int) -> int:
 
 
 def kinds(group: Group) -> list[int]:
-    return [record.kind for record in read_journal(group.journal)]
+    """The journal but for the receipts of starts."""
+    records = read_journal(group.journal)
+    return [r.kind for r in records if (r.kind, r.code) != (m.RECEIPT, m.START)]
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -35,6 +37,13 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def state_of(pid: int) -> str:
@@ -60,12 +69,13 @@ def test_start_of_a_program_logs_its_output_and_tells_its_code(box: Box, group: 
     ]
     assert all(STAMP.match(line) for line in box.log.read_text().splitlines())
     assert box.log.stat().st_mode & 0o777 == 0o600
-    up, started, exited = read_journal(group.journal)
+    up, receipt, started, exited = read_journal(group.journal)
     assert (up.kind, up.pid, up.ticks) == (m.MONITOR_UP, group.pid, start_ticks(group.pid))
+    assert (receipt.kind, receipt.pid, receipt.ticks) == (m.RECEIPT, reply.a, reply.b)
     assert (started.kind, started.pid, started.ticks) == (m.REC_STARTED, reply.a, reply.b)
     assert (exited.kind, exited.code, exited.flags) == (m.REC_EXITED, 7, 0)
     assert exited.at_ns == end.a
-    assert [up.seq, started.seq, exited.seq] == [1, 2, 3]
+    assert [up.seq, receipt.seq, started.seq, exited.seq] == [1, 2, 3, 4]
 
 
 def test_start_ticks_match_procfs_for_many_children(box: Box) -> None:
@@ -456,6 +466,30 @@ def test_journal_with_a_torn_tail_goes_on_behind_the_last_record(
         (m.MONITOR_UP, 3),
     ]
     assert struct.unpack("=Q", fresh.ask(Message(m.HELLO)).body) == (3,)
+
+
+def test_death_of_the_monitor_during_starts_leaves_no_process_without_a_receipt(
+    tmp_path: Path, monitor_binary: Path, busybox_root: Path, rounds: Callable[[int, int], int]
+) -> None:
+    dice = random.Random(5)
+    for number in range(rounds(12, 500)):
+        group = Group(tmp_path, monitor_binary)
+        group.spawn()
+        client = group.connect()
+        word = f"{1_000_000 + number}.{os.getpid()}"
+        for _ in range(4):
+            box = Box(group, client, busybox_root)
+            box.send_start(plan_of(box.ops(["sleep", word])))
+        time.sleep(dice.random() * 0.01)
+        os.kill(group.pid, signal.SIGKILL)
+        group.close()
+        group.wait_end()
+        records = read_journal(group.journal)
+        known = {r.pid: r.ticks for r in records if r.kind == m.RECEIPT}
+        with m.killed_at_end([pid for pid in known if state_of(pid) != "gone"]):
+            alive = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+            ours = [pid for pid in alive if word in command_of(pid)]
+            assert all(known.get(pid) == start_ticks(pid) for pid in ours)
 
 
 def test_death_of_the_monitor_kills_nobody_and_the_next_one_takes_over(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from podrt.engines import native
 from podrt.engines.mount_options import parse_options
 from podrt.engines.plan import (
     BindRoot,
@@ -21,7 +19,7 @@ from podrt.engines.plan import (
     compile_plan,
 )
 from podrt.engines.plan_ops import Op, OpCode, Plan, decode_plan
-from podrt.errors import InternalError, InvalidConfig, Unsupported
+from podrt.errors import InvalidConfig, Unsupported
 from podrt.linux.mounts import parse_mounts
 from podrt.model import runtimespec as oci
 
@@ -348,29 +346,3 @@ def test_compile_wrong_specification_is_refused(fields: dict[str, Any]) -> None:
 def test_parse_options_mixed_recursion_is_refused() -> None:
     with pytest.raises(Unsupported):
         parse_options(("rbind", "nosuid", "rro"), "mounts[0]")
-
-
-def test_store_filter_keeps_one_file_for_all(tmp_path: Path) -> None:
-    first = native.store_filter(str(tmp_path / "seccomp"), b"12345678")
-    assert native.store_filter(str(tmp_path / "seccomp"), b"12345678") == first
-    assert Path(first).read_bytes() == b"12345678"
-    # A file that a full disk left short is written again.
-    Path(first).write_bytes(b"1234")
-    assert Path(native.store_filter(str(tmp_path / "seccomp"), b"12345678")).stat().st_size == 8
-
-
-def test_compile_container_stores_the_filter_the_compiler_made(tmp_path: Path) -> None:
-    data = native.compile_container(
-        changed(linux__seccomp=SECCOMP),
-        ROOT,
-        log_path="/ctr.log",
-        ns_dir="/run/p/ns",
-        seccomp_dir=str(tmp_path),
-        compile_filter=lambda seccomp, machine: b"program!",
-    )
-    (path,) = [op.fields[1] for op in decode_plan(data).ops if op.code is OpCode.SECCOMP]
-    assert Path(str(path)).read_bytes() == b"program!"
-    with pytest.raises(InternalError):
-        native.compile_container(
-            changed(linux__seccomp=SECCOMP), ROOT, log_path="/l", seccomp_dir=str(tmp_path)
-        )

@@ -164,10 +164,10 @@ def test_stage_name_is_known_for_every_operation() -> None:
 
 def test_operations_are_those_of_the_launcher() -> None:
     header = (NATIVE / "wire.h").read_text()
-    codes = {name: int(value) for name, value in re.findall(r"\bOP_(\w+) = (\d+),", header)}
+    codes = {name: int(value) for name, value in re.findall(r"\bOP_(\w+) = (\d+)\b", header)}
     assert codes.pop("COUNT") == len(OpCode) + 1
     assert codes == {code.name: int(code) for code in OpCode}
-    stages = [int(value) for value in re.findall(r"\bSTAGE_\w+ = (\d+),", header)]
+    stages = [int(value) for value in re.findall(r"\bSTAGE_\w+ = (\d+)\b", header)]
     assert stages
     assert not [code for code in stages if plan_ops.stage_name(code).startswith("stage ")]
 

@@ -72,7 +72,7 @@ def test_read_an_archive_without_its_end_mark_is_taken() -> None:
     ("data", "words"),
     [
         (b"", "empty"),
-        (b"hello", "unexpected end"),
+        (b"hello", "not a tar archive"),
         (b"hello world\n" * 100, "not a tar archive"),
         (b"\x7fELF" + b"\1" * 2000, "not a tar archive"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -58,7 +59,7 @@ def test_find_cycle_after_closing_one_names_a_real_cycle(
     needs[first] = [*needs[first], last]
     cycle = find_cycle(build_graph(needs))
     assert cycle[0] == cycle[-1]
-    for node, need in zip(cycle, cycle[1:], strict=False):
+    for node, need in itertools.pairwise(cycle):
         assert need in needs[node]
 
 

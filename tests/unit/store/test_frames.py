@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import random
 import zlib
 
@@ -99,3 +100,27 @@ def test_words_raise_to_a_lower_value_keep_the_higher() -> None:
 def test_words_outside_the_memory_raise_index_error(index: int) -> None:
     with pytest.raises(IndexError):
         frames.Words(bytearray(64)).load(index)
+
+
+def test_find_rows_of_a_hostile_index_never_leads_outside() -> None:
+    rng = random.Random(9)
+    for _ in range(2000):
+        data = rng.randbytes(rng.randrange(300))
+        layout = [rng.choice([0, rng.randrange(400), 2**64 - 1 - rng.randrange(64)]) for _ in "123"]
+        with contextlib.suppress(ValueError):
+            first, last = frames.find_rows(
+                data,
+                (layout[0], layout[1], layout[2]),
+                field=rng.randrange(3),
+                count=rng.choice([0, 1, 5, 2**64 - 1]),
+                wanted=rng.randbytes(rng.randrange(70)),
+                table=rng.randrange(9),
+            )
+            assert 0 <= first <= last
+
+
+def test_salvage_between_damage_finds_every_valid_frame() -> None:
+    log = bytearray(log_of([b"one", b"two", b"three", b"four"]))
+    log[50] ^= 1
+    log[0:0] = bytes(16)
+    assert [frame[0] for frame in frames.salvage(bytes(log), salt=3)] == [7, 9, 10]

@@ -70,8 +70,11 @@ def test_repair_stops_those_who_have_the_store_open(tmp_path: Path) -> None:
         repair(folder)
         with pytest.raises(StoreFailed):
             store.transact(lambda _: [put(pod(9))])
-        reader.catch_up()
-        assert pods(reader) == {"pod2", "pod3"}
+        for opened in (reader, store):
+            opened.catch_up()
+            assert pods(opened) == {"pod2", "pod3"}
+        with pytest.raises(StoreFailed):
+            store.transact(lambda _: [put(pod(9))])
 
 
 def test_repair_of_a_snapshots_lost_value_recovers_the_rest(tmp_path: Path) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from podrt.cgroups.base import CgroupManager
 from podrt.cgroups.managers import open_manager
 from vm.guest.cli import CGROUP, PARENT, Cli, read_counts, wait_until
+
+
+@pytest.fixture
+def manager() -> Iterator[CgroupManager]:
+    """podrt's cgroups, which the command line cannot freeze yet."""
+    opened = open_manager("cgroupfs")
+    yield opened
+    opened.close()
+
 
 PLAYED = """
 apiVersion: v1
@@ -52,10 +63,11 @@ def test_start_container_is_born_in_its_cgroup_and_sees_it_as_the_root(
     assert os.readlink(f"/proc/{pid}/ns/cgroup") != os.readlink("/proc/self/ns/cgroup")
 
 
-def test_freeze_container_stops_only_its_processes(podrt: Cli, pod: str) -> None:
+def test_freeze_container_stops_only_its_processes(
+    podrt: Cli, pod: str, manager: CgroupManager
+) -> None:
     frozen = podrt.run_limited(pod, program="while :; do :; done")
     running = podrt.run_limited(pod, program="exec sleep 1000")
-    manager = open_manager("cgroupfs")
     path = f"/{frozen.relative_to(CGROUP)}"
     manager.freeze(path)
     assert read_counts(frozen / "cgroup.events")["frozen"] == 1
@@ -67,9 +79,11 @@ def test_freeze_container_stops_only_its_processes(podrt: Cli, pod: str) -> None
     wait_until(lambda: read_counts(frozen / "cpu.stat")["usage_usec"] > before, "it runs again")
 
 
-def test_kill_pod_with_a_frozen_container_ends_it(podrt: Cli, pod: str) -> None:
+def test_kill_pod_with_a_frozen_container_ends_it(
+    podrt: Cli, pod: str, manager: CgroupManager
+) -> None:
     cgroup = podrt.run_limited(pod, program="exec sleep 1000")
-    open_manager("cgroupfs").freeze(f"/{cgroup.relative_to(CGROUP)}")
+    manager.freeze(f"/{cgroup.relative_to(CGROUP)}")
     podrt("pod", "kill", pod)
     assert podrt("wait", cgroup.name) == "137"
 
