@@ -232,11 +232,7 @@ def test_read_only_root_and_volumes(box: Box, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content\n")
     script = "touch /x || echo ro; touch /data/y; cat /etc/made/file; touch /frozen/z || echo ro"
     ops = box.ops(
-        [
-            "sh",
-            "-c",
-            "touch /x || echo ro; touch /data/y; cat /etc/made/file; touch /frozen/z || echo ro",
-        ],
+        ["sh", "-c", script],
         after=[
             m.bind(str(volume), "/data"),
             m.bind(str(tmp_path / "file"), "/etc/made/file"),
