@@ -104,6 +104,17 @@ def test_limits_of_a_container_stand_in_its_cgroup_files(podrt: Podrt) -> None:
     assert {key: path.read_text().strip() for key, path in found.items()} == expected
 
 
+def test_fork_bomb_without_limits_stops_at_the_default_pids_limit(podrt: Podrt) -> None:
+    podrt("run", "-d", "--name", "a", "--stop-timeout", "0", *SLEEP)
+    pid = pid_of(podrt, "a")
+    groups = dict(
+        line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    )
+    root = Path("/sys/fs/cgroup")
+    where = root / "pids" / groups["pids"][1:] if "pids" in groups else root / groups[""][1:]
+    assert (where / "pids.max").read_text().strip() == "2048"
+
+
 def test_run_in_the_foreground_passes_output_and_exit_code_on(podrt: Podrt) -> None:
     done = podrt.run(
         "run", "--rm", "base", "/bin/sh", "-c", "echo out; echo err >&2; printf part; exit 7"

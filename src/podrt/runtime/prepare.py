@@ -14,9 +14,10 @@ from podrt.images.rootfs import prepare_rootfs
 from podrt.linux import files, signals
 from podrt.model.container import ContainerConfig, NamespaceMode
 from podrt.model.image import Image, ImageDefaults
+from podrt.model.resources import Resources
 from podrt.model.runtimespec import DeviceRule, Spec
 from podrt.net import hosts
-from podrt.spec import accounts, devices, seccomp
+from podrt.spec import accounts, devices, resources, seccomp
 from podrt.spec.build import Place, build_spec, this_host
 from podrt.spec.mounts import SharedFiles
 from podrt.store.records import ContainerRecord, PodRecord
@@ -72,6 +73,12 @@ def device_rules(config: ContainerConfig) -> tuple[DeviceRule, ...]:
     if not config.devices:
         return devices.DEFAULT_RULES
     return (*devices.DEFAULT_RULES, *devices.given_devices(config.devices)[1])
+
+
+def limits_of(record: ContainerRecord) -> Resources:
+    """The limits of a container's cgroup; without one only those that were asked for."""
+    wanted = record.config.resources
+    return resources.effective(wanted) if record.cgroup_path else wanted
 
 
 def prepare_container(

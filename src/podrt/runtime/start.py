@@ -32,7 +32,7 @@ from .graph import Graph, check_graph
 from .group import fold, open_group
 from .namespaces import pod_namespace_flags
 from .order import member_graph
-from .prepare import device_rules, open_plan
+from .prepare import device_rules, limits_of, open_plan
 from .teardown import remove_container
 from .walk import Outcomes, walk
 
@@ -220,7 +220,7 @@ class _Starter:
             await self._monitor.release(record.id, record.run)
             return
         cgroups = self._ctx.cgroups
-        cgroups.create(record.cgroup_path, record.config.resources, device_rules(record.config))
+        cgroups.create(record.cgroup_path, limits_of(record), device_rules(record.config))
         plan_fd = open_plan(self._ctx, record)
         try:
             await self._monitor.start(

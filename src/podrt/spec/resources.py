@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import functools
 
+import msgspec
+
 from podrt.errors import InvalidConfig
 from podrt.model import runtimespec as oci
 from podrt.model.resources import DEFAULT_PIDS, Resources
 
 DEFAULT_PERIOD_US = 100_000
+
+
+@functools.lru_cache(maxsize=256)
+def effective(wanted: Resources) -> Resources:
+    """A container's limits with podman's defaults: 2048 processes, as much swap as memory.
+
+    A pids limit of 0 or below is none.
+    """
+    pids = DEFAULT_PIDS if wanted.pids_limit is None else wanted.pids_limit
+    memory, swap = wanted.memory_bytes, wanted.memory_swap_bytes
+    if swap is None and memory is not None and memory > 0:
+        swap = memory * 2
+    return msgspec.structs.replace(
+        wanted, pids_limit=pids if pids > 0 else -1, memory_swap_bytes=swap
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -17,13 +34,12 @@ def limits(wanted: Resources, devices: tuple[oci.DeviceRule, ...]) -> oci.Resour
 
     Raises: InvalidConfig.
     """
-    pids = DEFAULT_PIDS if wanted.pids_limit is None else wanted.pids_limit
+    wanted = effective(wanted)
     return oci.Resources(
         devices=devices,
         memory=_memory(wanted),
         cpu=_cpu(wanted),
-        # podman: 0 and below are unlimited.
-        pids=oci.Pids(limit=pids if pids > 0 else -1),
+        pids=oci.Pids(limit=wanted.pids_limit or -1),
         block_io=None
         if wanted.blkio_weight is None
         else oci.BlockIo(weight=_within("--blkio-weight", wanted.blkio_weight, 10, 1000)),
@@ -42,9 +58,6 @@ def _memory(wanted: Resources) -> oci.Memory | None:
         return None
     if swap is not None and limit is None:
         raise InvalidConfig("--memory-swap", "--memory must be set when --memory-swap is set")
-    if limit is not None and limit > 0 and swap is None:
-        # podman: as much swap again as memory.
-        swap = limit * 2
     if swap is not None and limit is not None and swap != -1 and swap < limit:
         raise InvalidConfig("--memory-swap", "is lower than --memory")
     return oci.Memory(limit=limit, reservation=wanted.memory_reservation_bytes, swap=swap)
