@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import podrt
 from doubles import lock_fuzz
 from doubles.lock_peer import Peer
 from podrt._fast.lockfile import CHUNK_ENTRIES
@@ -141,7 +142,7 @@ with open(sys.argv[3], "r+b") as file, mmap.mmap(file.fileno(), 4096) as memory:
 
 
 def start_guard(path: str, index: int, memory: str) -> subprocess.Popen[str]:
-    source = str(HERE.parents[1] / "src")
+    source = str(Path(podrt.__file__).parents[1])
     process = subprocess.Popen(
         [sys.executable, "-c", GUARD, path, str(index), memory],
         stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import podrt
 from doubles.states import Model, apply, check_indexes, content, pod
 from doubles.store_child import transactions
 from podrt.errors import StoreFailed
@@ -20,7 +21,7 @@ from podrt.store.records import GroupRecord, PodRecord, put
 from podrt.store.wal import Store
 
 TESTS = Path(__file__).parent.parent
-SOURCES = TESTS.parent / "src"
+SOURCES = Path(podrt.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{SOURCES}:{TESTS}"}
 COMMAND = [sys.executable, "-m", "doubles.store_child"]
 SIGKILLED = -9

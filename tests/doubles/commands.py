@@ -11,19 +11,17 @@ from typing import Any
 
 import msgspec
 
+import podrt
 from doubles.archives import directory, entry, symlink, tar_of
 
-SOURCES = Path(__file__).parent.parent.parent / "src"
+SOURCES = Path(podrt.__file__).parents[1]
 BUSYBOX = shutil.which("busybox") or ""
 APPLETS = ("sh", "sleep", "cat", "echo", "ls", "id", "true", "false", "grep", "wget", "httpd", "nc")
 
 
 def command_environment() -> dict[str, str]:
-    """The environment under which `python -m podrt` is the tree that is tested."""
-    environment = dict(os.environ)
-    if "podrt" in os.listdir(SOURCES) and (SOURCES / "podrt" / "_native" / "bin").is_dir():
-        environment["PYTHONPATH"] = str(SOURCES)
-    return environment
+    """The environment under which `python -m podrt` is the podrt that is tested."""
+    return {**os.environ, "PYTHONPATH": str(SOURCES)}
 
 
 def busybox_archive(path: Path) -> Path:

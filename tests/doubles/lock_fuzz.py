@@ -18,7 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+import podrt
+
+SOURCE = Path(podrt.__file__).resolve().parents[1]
 FAST = SOURCE / "podrt/_fast"
 OWNER = b"a" * 32
 CHECKED_BYTES = 52

@@ -16,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+import podrt
+
+SOURCE = Path(podrt.__file__).resolve().parents[1]
 
 
 class PeerError(Exception):

@@ -145,8 +145,7 @@ class _Checker:
 
     def _stray_locks(self) -> Iterator[Problem]:
         locks = self._ctx.locks
-        for entry in locks.table.entries():
-            index, owner = entry[0], entry.owner_id.hex()
+        for index, owner in locks.owners():
             if owner not in self._known:
 
                 async def mend(index: int = index, owner: str = owner) -> None:

@@ -44,12 +44,11 @@ async def undo_dead_intents(ctx: Context) -> int:
     await undo_creation(ctx, [intent.id for intent in intents])
     dead = {intent.id for intent in intents}
     tables = ctx.store.tables
-    for entry in ctx.locks.table.entries():
-        owner = entry.owner_id.hex()
+    for lock, owner in list(ctx.locks.owners()):
         is_known = tables.get(PodRecord, owner) or tables.get(ContainerRecord, owner)
         if owner in dead and not is_known:
             with contextlib.suppress(PodrtError, OSError):
-                ctx.locks.free(entry[0], owner)
+                ctx.locks.free(lock, owner)
     return len(intents)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import podrt
 from doubles.monitor_driver import Box, Client, Group, killed_at_end, make_busybox_root
 
-NATIVE = Path(__file__).parents[3] / "src/podrt/_native"
+NATIVE = Path(podrt.__file__).parent / "_native"
 
 
 @pytest.fixture(scope="session")

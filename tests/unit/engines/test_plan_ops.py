@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import podrt
 from podrt.engines import plan_ops
 from podrt.engines.plan_ops import LAYOUTS, Op, OpCode, Plan, decode_plan, encode_plan
 from podrt.errors import InvalidConfig, LimitReached
 
-NATIVE = Path(podrt.__file__).parent / "_native"
+NATIVE = Path(__file__).parents[3] / "src/podrt/_native"
 
 texts = st.text(
     st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40
