@@ -44,12 +44,18 @@ static _Noreturn void die(const struct child *child, uint32_t stage, int error)
 }
 
 /* Returns 0 when the monitor said go. A monitor that dies takes us with it (PDEATHSIG). */
-static int wait_for_go(const struct launch *launch)
+static int wait_for_go(struct slot *slot)
 {
-	while (__atomic_load_n(&launch->slot->go, __ATOMIC_ACQUIRE) == 0) {
-		if (syscall(SYS_futex, &launch->slot->go, FUTEX_WAIT, 0, NULL, NULL, 0) < 0 &&
+	uint32_t seen = GO_NOT_YET;
+
+	if (__atomic_compare_exchange_n(&slot->go, &seen, GO_AWAITED, false, __ATOMIC_ACQ_REL,
+					__ATOMIC_ACQUIRE))
+		seen = GO_AWAITED;
+	while (seen != GO) {
+		if (syscall(SYS_futex, &slot->go, FUTEX_WAIT, GO_AWAITED, NULL, NULL, 0) < 0 &&
 		    errno != EAGAIN && errno != EINTR)
 			return -errno;
+		seen = __atomic_load_n(&slot->go, __ATOMIC_ACQUIRE);
 	}
 	return 0;
 }
@@ -102,10 +108,9 @@ static int prepare(struct child *child)
 	}
 	child->detail = "cgroup";
 	if (launch->joins) {
-		result = wait_for_go(launch);
+		result = wait_for_go(launch->slot);
 		if (result < 0)
 			return result;
-		__atomic_store_n(&launch->slot->go, 0, __ATOMIC_RELEASE);
 	}
 	if ((launch->joins || launch->unified) && launch->plan.clone_flags & CLONE_NEWCGROUP &&
 	    unshare(CLONE_NEWCGROUP) < 0)
@@ -179,8 +184,9 @@ static int hold(struct child *child)
 	/* A change of user has cleared it. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
 		return -errno;
+	__atomic_store_n(&child->launch->slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
 	result = tell(child, 0);
-	return result < 0 ? result : wait_for_go(child->launch);
+	return result < 0 ? result : wait_for_go(child->launch->slot);
 }
 
 static const char *find_path(char *const *envp)
@@ -233,6 +239,9 @@ static int op_exec(struct child *child, struct reader payload)
 	(void)payload;
 	child->detail = plan->argv[0];
 	result = child_seal(child);
+	/* Not before the receipt is written: from here on we outlive the monitor. */
+	if (result == 0)
+		result = wait_for_go(child->launch->slot);
 	if (result == 0 && child->launch->hold)
 		result = hold(child);
 	if (result < 0)

@@ -14,10 +14,11 @@
 
 #include "base.h"
 
+/* Wakes the child only if it sleeps already: mostly it is still at work and just goes on. */
 void launch_go(struct slot *slot)
 {
-	__atomic_store_n(&slot->go, 1, __ATOMIC_RELEASE);
-	syscall(SYS_futex, &slot->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	if (__atomic_exchange_n(&slot->go, GO, __ATOMIC_ACQ_REL) == GO_AWAITED)
+		syscall(SYS_futex, &slot->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
 /* A process enters the cgroup namespace of its cgroup, not of its parent's: when it is moved,

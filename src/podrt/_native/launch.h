@@ -12,9 +12,10 @@
 
 /* A few words that monitor and child share while the child sets itself up. */
 struct slot {
-	uint32_t go;    /* futex: 0 wait, else go on */
+	uint32_t go;    /* futex, see below */
 	uint32_t stage; /* 0 free, else the stage the child is in */
 };
+enum go { GO_NOT_YET, GO, GO_AWAITED /* the child sleeps */ };
 #define STAGE_AT_EXEC 0x10000u /* set in `stage` when only execve is left */
 
 /* A clone copies the descriptor table, and a monitor with many pipes has a long one. Then the

@@ -233,9 +233,8 @@ static void follow_child(struct monitor *m, struct container *c, struct launch *
 			   receipt < 0 ? STAGE_JOURNAL : STAGE_STDIO, NULL);
 		return;
 	}
-	if (!launch->joins)
-		return;
-	refused = join_cgroups(request, launch->pid, &result);
+	if (launch->joins)
+		refused = join_cgroups(request, launch->pid, &result);
 	if (refused)
 		fail_start(c, -result, STAGE_CGROUP, refused);
 	else

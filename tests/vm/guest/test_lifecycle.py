@@ -30,12 +30,12 @@ spec:
   containers:
     - name: sleeper
       image: localhost/busybox:latest
-      command: ["/bin/sleep", "1000"]
+      command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
       resources:
         limits: {cpu: 250m, memory: 48Mi}
     - name: other
       image: localhost/busybox:latest
-      command: ["/bin/sleep", "1000"]
+      command: ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]
 """
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[3]
-SUITES = ["tests/contract/test_cgroup_managers.py", "tests/system/native"]
+SUITES = [
+    "tests/contract/test_cgroup_managers.py",
+    "tests/system/native/test_compiled_plans.py",
+    "tests/system/native/test_launcher_isolation.py",
+]
 
 
 @pytest.mark.timeout(600)
