@@ -8,13 +8,13 @@
 enum { MAX_HIERARCHIES = 16 };
 
 struct groups {
-    bool unified;                       /* cgroup v2 alone */
-    int count;                          /* hierarchies: 1 when unified */
-    int base[MAX_HIERARCHIES];          /* the benchmark's own parent in each */
-    char mount[MAX_HIERARCHIES][128];   /* where each is mounted */
-    char options[MAX_HIERARCHIES][64];  /* "cpu", "name=systemd", ...: to mount it once more */
-    char parent[64];
-    int devices;                        /* v2: the loaded device program */
+	bool unified;                      /* cgroup v2 alone */
+	int count;                         /* hierarchies: 1 when unified */
+	int base[MAX_HIERARCHIES];         /* the benchmark's own parent in each */
+	char mount[MAX_HIERARCHIES][128];  /* where each is mounted */
+	char options[MAX_HIERARCHIES][64]; /* "cpu", "name=systemd", ...: to mount it once more */
+	char parent[64];
+	int devices; /* v2: the loaded device program */
 };
 
 /* All return -1 with errno set on failure. */

@@ -20,7 +20,8 @@ from typing import Any
 
 import podrt
 
-SOURCE = Path(podrt.__file__).resolve().parents[1]
+INSTALLED = Path(podrt.__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[2] / "src"
 FAST = SOURCE / "podrt/_fast"
 OWNER = b"a" * 32
 CHECKED_BYTES = 52
@@ -160,7 +161,7 @@ def run(folder: str, seconds: float, first_seed: int) -> str:
         INSIDE: "1",
         "LD_PRELOAD": ":".join(found),
         "ASAN_OPTIONS": "detect_leaks=0",
-        "PYTHONPATH": str(SOURCE),
+        "PYTHONPATH": str(INSTALLED),
         "PYTHONMALLOC": "malloc",
     }
     ran = subprocess.run(

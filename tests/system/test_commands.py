@@ -124,18 +124,25 @@ def test_run_in_the_foreground_passes_output_and_exit_code_on(podrt: Podrt) -> N
 
 
 def test_run_killed_by_a_signal_exits_with_128_and_its_number(podrt: Podrt) -> None:
-    assert (
-        podrt.run("run", "--rm", "base", "/bin/sh", "-c", "kill -9 $$; sleep 9").returncode == 137
-    )
+    words = podrt.words("run", "--rm", "--name", "a", *SLEEP)
+    with subprocess.Popen(words, env=command_environment()) as process:
+        wait_running(podrt, "a")
+        podrt("kill", "a")
+        assert process.wait(20) == 137
+
+
+def wait_running(podrt: Podrt, name: str) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if any(row["Names"] == [name] for row in podrt.listed("ps")):
+            return
+    raise AssertionError(f"{name} does not run")
 
 
 def test_run_interrupted_by_sigterm_ends_its_container(podrt: Podrt) -> None:
     words = podrt.words("run", "--rm", "--name", "a", *OBEDIENT)
     with subprocess.Popen(words, env=command_environment()) as process:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            if any(row["Names"] == ["a"] for row in podrt.listed("ps")):
-                break
+        wait_running(podrt, "a")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 3
     assert podrt.listed("ps", "-a") == []
@@ -369,3 +376,21 @@ def test_command_of_another_user_is_refused_in_one_line(tmp_path: Path) -> None:
         pytest.skip("another user cannot read this interpreter")
     assert done.returncode == 125
     assert done.stderr.count("\n") == 1 and "root" in done.stderr
+
+
+def test_check_of_a_damaged_log_names_the_place_and_repair_keeps_what_is_provable(
+    podrt: Podrt,
+) -> None:
+    for name in ("one", "two", "three"):
+        podrt.pod(name)
+    log = next((podrt.root / "state").glob("log.*"))
+    data = bytearray(log.read_bytes())
+    middle = data.index(b"three") // 2
+    data[middle] ^= 0xFF
+    log.write_bytes(data)
+    line = podrt.fails(125, "pod", "ps")
+    assert str(log) in line and "offset" in line
+    assert "kept in" in podrt("system", "check", "--repair")
+    names = {row["Name"] for row in podrt.listed("pod", "ps")}
+    assert names <= {"one", "two", "three"}
+    assert next((podrt.root / "state").glob("damaged.*/log.*")).read_bytes() == data

@@ -111,6 +111,18 @@ def cgroup_depths(pid: int) -> dict[str, int]:
     return {controllers: path.rstrip("/").count("/") for _, controllers, path in fields}
 
 
+def limits(pid: int) -> dict[str, list[str]]:
+    """The pids limit and, on v1, the device rules of a process's cgroup."""
+    found = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in ("pids.max", "devices.list"):
+            file = Path(f"/sys/fs/cgroup/{controllers}{path}/{name}")
+            if file.exists():
+                found[name] = sorted(file.read_text().splitlines())
+    return found
+
+
 def view(pid: int) -> dict[str, Any]:
     """All that is compared of one container."""
     status = dict(
@@ -121,6 +133,7 @@ def view(pid: int) -> dict[str, Any]:
         "mounts": mounts(pid),
         "devices": devices(pid),
         "cgroups": cgroup_depths(pid),
+        "limits": limits(pid),
         "descriptors": sorted(os.listdir(f"/proc/{pid}/fd")),
         "status": {name: status[name].strip() for name in STATUS},
     }
@@ -132,3 +145,4 @@ async def test_start_container_gives_floors_the_view_of_podrts(
     async with podrt_pid(tmp_path, rootfs, cgroup_parent) as pid:
         ours, floors = view(pid), view(floor_pid)
     assert ours == floors
+    assert ours["limits"]["pids.max"] == ["2048"]

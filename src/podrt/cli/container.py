@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from podrt.config import Settings
-from podrt.errors import InUse, InvalidConfig, InvalidState, NotFound, PodrtError
+from podrt.errors import InUse, InvalidConfig, InvalidState, NotFound, PodrtError, Removed
 from podrt.linux import signals
 from podrt.runtime.container import Container
 from podrt.runtime.runtime import Runtime
@@ -81,10 +81,15 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
 
     async def verb(runtime: Runtime) -> int:
         code = 0
-        for word, container in _chosen(runtime, args, ignore=args.ignore or args.force):
+        is_ignored = args.ignore or args.force
+        named = _chosen(runtime, args, ignore=is_ignored)
+        # Of all of them the newest first: what others need is older than they are.
+        for word, container in reversed(named) if args.all else named:
             error = container if isinstance(container, PodrtError) else None
             if isinstance(container, Container):
                 error = await _attempt(container.remove(force=args.force, timeout_s=timeout_s))
+            if isinstance(error, Removed) and is_ignored:
+                continue
             if error is None:
                 print(word)
             else:
@@ -96,7 +101,7 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _remove_code(error: PodrtError) -> int:
-    if isinstance(error, NotFound):
+    if isinstance(error, NotFound | Removed):
         return NO_SUCH
     if isinstance(error, InvalidState) and not isinstance(error, InUse):
         return STILL_RUNNING
@@ -116,7 +121,10 @@ def wait(args: argparse.Namespace, settings: Settings) -> int:
         code = 0
         for _, container in _chosen(runtime, args, ignore=False):
             if isinstance(container, Container):
-                print(await container.wait(), flush=True)
+                error = await _attempt(_print_code(container))
+                if error is not None:
+                    print_error(error)
+                    code = exit_code(error)
             elif args.ignore:
                 print(-1)
             else:
@@ -125,6 +133,10 @@ def wait(args: argparse.Namespace, settings: Settings) -> int:
         return code
 
     return run(settings, verb)
+
+
+async def _print_code(container: Container) -> None:
+    print(await container.wait(), flush=True)
 
 
 Named = Sequence[tuple[str, Container | PodrtError]]

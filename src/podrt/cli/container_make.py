@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import sys
 import trio
 
 from podrt.config import Settings
-from podrt.errors import InvalidConfig, InvalidState, NotFound, PodrtError
+from podrt.errors import Ambiguous, InvalidConfig, InvalidState, NotFound, PodrtError, Removed
 from podrt.linux import files
 from podrt.runtime.container import Container
 from podrt.runtime.logs import LogReader
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             return 0
         code = await _follow(runtime, container, proxy=args.sig_proxy)
         if args.rm:
-            await container.remove(force=True)
+            # Somebody else may have been faster; the code is what the caller waits for.
+            with contextlib.suppress(Removed):
+                await container.remove(force=True)
         return code
 
     return run_verb(settings, verb)
@@ -108,10 +111,11 @@ async def _make_with_pod(runtime: Runtime, args: argparse.Namespace, name: str) 
 async def _remove_named(runtime: Runtime, name: str) -> None:
     try:
         found = runtime.container(name)
-    except NotFound:
+    except (NotFound, Ambiguous):
         return
     if found.name == name:
-        await found.remove(force=True)
+        with contextlib.suppress(Removed):
+            await found.remove(force=True)
 
 
 async def _follow(runtime: Runtime, container: Container, *, proxy: bool) -> int:
@@ -133,7 +137,7 @@ async def _forward_signals(container: Container) -> None:
         async for number in received:
             try:
                 await container.kill(number)
-            except InvalidState:
+            except (InvalidState, Removed):
                 return
             except PodrtError as exc:
                 print(f"Error: {exc}", file=sys.stderr)

@@ -31,6 +31,12 @@ def main(argv: Sequence[str]) -> int:
         return exit_code(exc)
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except ExceptionGroup as group:
+        known, others = group.split((PodrtError, OSError))
+        if others is not None or known is None:
+            raise
+        _print_all(known)
+        return FAILED
     except BrokenPipeError:
         # Nobody reads any more; the interpreter must not try to flush once again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -39,6 +45,17 @@ def main(argv: Sequence[str]) -> int:
         where = f"{exc.filename}: " if exc.filename else ""
         print(f"Error: {where}{exc.strerror or exc}", file=sys.stderr)
         return FAILED
+
+
+def _print_all(group: ExceptionGroup[Exception]) -> None:
+    """A line for each error of several tasks that failed at once."""
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            _print_all(error)
+        elif isinstance(error, PodrtError):
+            print_error(error)
+        else:
+            print(f"Error: {error}", file=sys.stderr)
 
 
 def _run(argv: list[str]) -> int:

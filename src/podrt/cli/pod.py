@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from podrt.config import Settings
-from podrt.errors import InvalidConfig, NotFound, PodrtError, WalkFailed
+from podrt.errors import InvalidConfig, NotFound, PodrtError, Removed, WalkFailed
 from podrt.linux import files, signals
 from podrt.model.pod import ExitPolicy, PodConfig
 from podrt.runtime.pod import Pod
@@ -180,6 +180,11 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
             print_error(exc)
             return NO_SUCH
         results = await runtime.remove_pods(chosen.pods, force=args.force, timeout_s=timeout_s)
+        if args.ignore or args.force:
+            # Another command was faster, which is as good as there being no such pod.
+            chosen = chosen.without(
+                pod_id for pod_id, result in results.items() if isinstance(result, Removed)
+            )
         return _report(chosen, results)
 
     return run(settings, verb)
@@ -202,6 +207,16 @@ class _Chosen:
     def __init__(self, pods: Sequence[Pod], words: Sequence[str]) -> None:
         self.pods = pods
         self.words = words
+
+    def without(self, ids: Iterable[str]) -> _Chosen:
+        """The others."""
+        gone = set(ids)
+        kept = [
+            (pod, word)
+            for pod, word in zip(self.pods, self.words, strict=True)
+            if pod.id not in gone
+        ]
+        return _Chosen([pod for pod, _ in kept], [word for _, word in kept])
 
 
 def _choose(runtime: Runtime, args: argparse.Namespace, *, ignore: bool = False) -> _Chosen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -17,6 +19,8 @@ T = TypeVar("T")
 def run(settings: Settings, verb: Callable[[Runtime], Awaitable[T]]) -> T:
     """Open the runtime, run `verb` with it, close it; what `verb` gives."""
 
+    _raise_file_limit()
+
     async def main() -> T:
         async with open_runtime(settings) as runtime:
             return await verb(runtime)
@@ -25,3 +29,10 @@ def run(settings: Settings, verb: Callable[[Runtime], Awaitable[T]]) -> T:
         return trio.run(main)
     except BaseExceptionGroup as group:
         raise sole_error(group) from None
+
+
+def _raise_file_limit() -> None:
+    """A connection per pod at work: a thousand are more than the usual 1,024 descriptors bear."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -27,7 +27,7 @@ def check_flags(parser: Parser) -> None:
 
 def check(args: argparse.Namespace, settings: Settings) -> int:
     """Print what does not fit together; 1 when something is left that does not."""
-    from podrt.runtime.check import Finding
+    from podrt.runtime.check import Finding, repair_store
     from podrt.runtime.runtime import Runtime
 
     from .run_async import run
@@ -35,7 +35,8 @@ def check(args: argparse.Namespace, settings: Settings) -> int:
     async def verb(runtime: Runtime) -> list[Finding]:
         return await runtime.check(repair=args.repair)
 
-    findings = run(settings, verb)
+    findings = repair_store(settings) if args.repair else []
+    findings += run(settings, verb)
     if check_format(args.format):
         print_json(findings)
     for finding in findings if not args.format else ():

@@ -33,6 +33,8 @@ _BACKLOG = 64
 # How long an ending monitor may take to let go of its lock before we call it stuck.
 _TAKEOVER_S = 10
 _TAKEOVER_POLL_S = 0.002
+# One may be killed before it serves; the next would end the same way.
+_SPAWNS = 3
 
 
 class Started(NamedTuple):
@@ -200,7 +202,11 @@ class Monitor:
             return False
         if not data:
             return False
-        reply = wire.decode(data)
+        try:
+            reply = wire.decode(data)
+        except ValueError:
+            # Not a monitor that we could talk to; its askers are told that it is gone.
+            return False
         pending = self._pending.get(reply.req)
         if pending is not None:
             pending.message = reply
@@ -229,13 +235,20 @@ async def open_monitor(
     """
     sock = await _connect_or_spawn(layout, group_id, new_journal, cgroup_dirs)
     monitor = Monitor(sock, group_id)
+    # Shielded: who waits for an answer in a shield of its own must get it.
+    reading = trio.CancelScope(shield=True)
+
+    async def read() -> None:
+        with reading:
+            await monitor.read_replies()
+
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(monitor.read_replies)
+            nursery.start_soon(read)
             try:
                 yield monitor
             finally:
-                nursery.cancel_scope.cancel()
+                reading.cancel()
     except BaseExceptionGroup as group:
         raise sole_error(group) from None
     finally:
@@ -252,6 +265,7 @@ async def _connect_or_spawn(
     if new_journal is not None:
         os.makedirs(f"{run_dir}/shm", mode=0o700, exist_ok=True)
     deadline = trio.current_time() + _TAKEOVER_S
+    spawned = 0
     while trio.current_time() < deadline:
         sock = await _connect(run_dir)
         if sock is not None:
@@ -260,7 +274,8 @@ async def _connect_or_spawn(
             break
         lock_fd = os.open(f"{run_dir}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if try_lock(lock_fd):
+            if spawned < _SPAWNS and try_lock(lock_fd):
+                spawned += 1
                 _spawn(run_dir, group_id, lock_fd, new_journal, cgroup_dirs)
                 continue
         finally:

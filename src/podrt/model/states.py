@@ -69,12 +69,17 @@ class Phase(enum.StrEnum):
     """How far a container's latest run has come, as its monitor journaled it."""
 
     NONE = "none"
+    STARTING = "starting"
     HELD = "held"
     RUNNING = "running"
     PAUSED = "paused"
     STOPPING = "stopping"
     EXITED = "exited"
     FAILED = "failed"
+
+
+LIVE_PHASES = frozenset({Phase.STARTING, Phase.HELD, Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
+"""The phases in which a container has a process."""
 
 
 class Facts(
@@ -106,6 +111,7 @@ NO_FACTS = Facts()
 
 _PHASE_STATES = {
     Phase.NONE: ContainerState.CONFIGURED,
+    Phase.STARTING: ContainerState.CONFIGURED,
     Phase.FAILED: ContainerState.CONFIGURED,
     Phase.HELD: ContainerState.CREATED,
     Phase.RUNNING: ContainerState.RUNNING,

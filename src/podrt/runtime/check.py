@@ -6,17 +6,20 @@ without their parts. Source: semantics.md section 9.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Awaitable, Callable, Iterator
 
 import msgspec
 
+from podrt.config import Settings
 from podrt.engines.liveness import has_monitor
-from podrt.errors import PodrtError
-from podrt.linux import trees
+from podrt.errors import PodrtError, Removed
+from podrt.linux import features, trees
 from podrt.model.ids import is_full_id, short_id
-from podrt.store.records import ContainerRecord, GroupRecord, IntentRecord, PodRecord
+from podrt.store.records import ContainerRecord, Delete, GroupRecord, IntentRecord, PodRecord
+from podrt.store.repair import repair
 
 from .context import Context
 from .recovery import dead_intents, undo_dead_intents
@@ -34,21 +37,47 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     is_repaired: bool = False
 
 
-async def check(ctx: Context, *, repair: bool = False) -> list[Finding]:
-    """Look at everything once; with `repair`, mend what can be mended."""
+async def check(ctx: Context, *, mends: bool = False) -> list[Finding]:
+    """Look at everything once; with `mends`, mend what can be mended."""
     ctx.check_open()
     ctx.view.refresh()
     findings = []
     for finding, mend in list(_Checker(ctx).problems()):
         is_repaired = False
-        if repair and mend is not None:
+        if mends and mend is not None:
             try:
-                await mend()
+                # What is gone by now does not stand out any more.
+                with contextlib.suppress(Removed):
+                    await mend()
                 is_repaired = True
             except (PodrtError, OSError) as exc:
                 finding = msgspec.structs.replace(finding, problem=f"{finding.problem} ({exc})")
         findings.append(msgspec.structs.replace(finding, is_repaired=is_repaired))
     return findings
+
+
+def repair_store(settings: Settings) -> list[Finding]:
+    """Make a log that refuses to open usable again; what was lost, and where the original is.
+
+    Does nothing to one that opens. Raises: StoreFailed, Unsupported.
+    """
+    features.require_root()
+    if not os.path.isdir(settings.layout.state_dir):
+        return []
+    done = repair(settings.layout.state_dir)
+    if not done.kept:
+        return []
+    findings = [
+        Finding(kind="log", what=what, problem="could not be recovered", is_repaired=True)
+        for what in done.lost
+    ]
+    kept = Finding(
+        kind="log",
+        what=settings.layout.state_dir,
+        problem=f"was damaged; the original is kept in {done.kept}",
+        is_repaired=True,
+    )
+    return [kept, *findings]
 
 
 Problem = tuple[Finding, Mend | None]
@@ -64,6 +93,27 @@ class _Checker:
         self._containers = {record.id: record for record in tables.all(ContainerRecord)}
         self._intents = {intent.id for intent in tables.all(IntentRecord)}
         self._known = self._pods.keys() | self._containers.keys() | self._intents
+
+    def _is_stray(self, owner: str, path: str) -> bool:
+        """Whether nothing owns what is at `path`, also not what other commands do meanwhile.
+
+        They write down an intent before they make anything and remove everything before they
+        strike the record out: so what was seen first and is looked up now has its owner there.
+        """
+        if not is_full_id(owner) or owner in self._known or not self._is_nobody(owner):
+            return False
+        return os.path.lexists(path)
+
+    def _is_nobody(self, owner: str) -> bool:
+        self._ctx.view.refresh()
+        tables = self._ctx.store.tables
+        kinds = (PodRecord, ContainerRecord, IntentRecord)
+        return all(tables.get(kind, owner) is None for kind in kinds)
+
+    def _is_at_work(self, lock: int) -> bool:
+        """Whether a command works on the group of that lock now."""
+        claim = self._ctx.locks.table.read_claim(lock)
+        return claim is not None and claim.holder.alive
 
     def problems(self) -> Iterator[Problem]:
         """Every problem with what mends it; None: nothing can, without the user's word."""
@@ -90,13 +140,15 @@ class _Checker:
 
     def _half_removed(self) -> Iterator[Problem]:
         for pod in self._pods.values():
-            if pod.removing:
+            if pod.removing and not self._is_at_work(pod.lock):
                 yield (
                     _finding("pod", pod.config.name, "its removal was never finished"),
                     functools.partial(remove_pod, self._ctx, pod.id, force=True),
                 )
         for record in self._containers.values():
-            if record.removing and not self._pod_is_removing(record):
+            pod_of = self._pods.get(record.pod_id)
+            lock = pod_of.lock if pod_of is not None else record.lock
+            if record.removing and not self._pod_is_removing(record) and not self._is_at_work(lock):
                 yield (
                     _finding("container", record.config.name, "its removal was never finished"),
                     functools.partial(remove_container_verb, self._ctx, record.id, force=True),
@@ -108,7 +160,7 @@ class _Checker:
 
     def _strays(self, directory: str, kind: str) -> Iterator[Problem]:
         for name in _listdir(directory):
-            if is_full_id(name) and name not in self._known:
+            if self._is_stray(name, f"{directory}/{name}"):
                 yield (
                     _finding(kind, f"{directory}/{name}", "nothing owns it"),
                     _removal(f"{directory}/{name}"),
@@ -117,15 +169,14 @@ class _Checker:
     def _stray_journals(self) -> Iterator[Problem]:
         directory = self._ctx.layout.journal_dir
         for name in _listdir(directory):
-            group_id = name.partition(".")[0]
-            if is_full_id(group_id) and group_id not in self._known:
-                path = f"{directory}/{name}"
+            path = f"{directory}/{name}"
+            if self._is_stray(name.partition(".")[0], path):
                 yield _finding("journal", path, "nothing owns it"), _removal(path)
 
     def _stray_groups(self) -> Iterator[Problem]:
         directory = self._ctx.layout.run_dir
         for name in _listdir(directory):
-            if not is_full_id(name) or name in self._known:
+            if not self._is_stray(name, f"{directory}/{name}"):
                 continue
             if has_monitor(self._ctx.layout, name):
                 yield _finding("monitor", name, "it watches nothing that exists"), None
@@ -146,7 +197,7 @@ class _Checker:
     def _stray_locks(self) -> Iterator[Problem]:
         locks = self._ctx.locks
         for index, owner in locks.owners():
-            if owner not in self._known:
+            if owner not in self._known and self._is_nobody(owner):
 
                 async def mend(index: int = index, owner: str = owner) -> None:
                     locks.free(index, owner)
@@ -156,11 +207,26 @@ class _Checker:
     def _missing_plans(self) -> Iterator[Problem]:
         for record in self._containers.values():
             path = self._ctx.layout.plan(record.id)
-            if not record.config.is_infra and not record.removing and not os.path.exists(path):
+            if record.config.is_infra or record.removing or os.path.exists(path):
+                continue
+            if not self._is_going(record.id):
                 yield _finding("container", record.config.name, f"{path} is missing"), None
-        for group in self._ctx.store.tables.all(GroupRecord):
-            if group.id not in self._known:
-                yield _finding("group", group.id, "nothing owns it"), None
+        for group in list(self._ctx.store.tables.all(GroupRecord)):
+            if group.id not in self._known and self._is_nobody(group.id):
+                yield (
+                    _finding("group", group.id, "nothing owns it"),
+                    functools.partial(_forget_group, self._ctx, group.id),
+                )
+
+    def _is_going(self, container_id: str) -> bool:
+        """Whether a command has removed it meanwhile, or is about to."""
+        self._ctx.view.refresh()
+        current = self._ctx.store.tables.get(ContainerRecord, container_id)
+        return current is None or current.removing
+
+
+async def _forget_group(ctx: Context, group_id: str) -> None:
+    await ctx.commit(lambda _: [Delete(GroupRecord, group_id)])
 
 
 def _finding(kind: str, what: str, problem: str) -> Finding:

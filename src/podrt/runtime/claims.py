@@ -73,6 +73,10 @@ async def claim(ctx: Context, group_id: str, verb: Verb) -> AsyncIterator[None]:
     index = group_lock(ctx, group_id)
 
     def react(standing: ClaimInfo) -> Reaction:
+        # While we waited the group may have been removed and its lock been given to another.
+        ctx.view.refresh()
+        if group_lock(ctx, group_id) != index:
+            raise Busy(_describe(ctx, group_id), "its lock was renewed")
         is_weaker = standing.verb in PREEMPTS[verb]
         return Reaction.PREEMPT if is_weaker else Reaction.WAIT
 

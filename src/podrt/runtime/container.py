@@ -74,7 +74,8 @@ class Container:
                 return self._ctx.view.facts(record).exit_code
             try:
                 async with open_group(self._ctx, record.group_id, "", may_start=False) as monitor:
-                    return (await monitor.wait(record.id, record.run)).code
+                    run = self._ctx.view.facts(record).run
+                    return (await monitor.wait(record.id, run)).code
             except (MonitorGone, EngineFailed):
                 # Its monitor died or does not know it; the kernel still does.
                 await trio.sleep(_POLL_S)

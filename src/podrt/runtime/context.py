@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import errno
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
 from podrt.cgroups.base import CgroupManager
 from podrt.config import Settings
 from podrt.engines.plan import cgroup_view
-from podrt.errors import RuntimeClosed
+from podrt.errors import EngineFailed, RuntimeClosed
 from podrt.layout import Layout
 from podrt.linux.mounts import read_mounts
 from podrt.locks import Locks
@@ -26,6 +28,18 @@ Build = Callable[[Tables], Sequence[Op]]
 
 CLEANUP_S = 30
 """How long a shielded clean-up may take before it is left to `system check`."""
+
+
+@contextlib.contextmanager
+def finishing(what: str) -> Iterator[None]:
+    """Go on with what is inside although the caller is cancelled, for `CLEANUP_S` at most.
+
+    Raises: EngineFailed(ETIMEDOUT) when that was not enough: it is not done then.
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise EngineFailed(what, errno.ETIMEDOUT)
 
 
 class Context:

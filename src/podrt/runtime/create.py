@@ -23,6 +23,7 @@ from podrt.model.pod import PodConfig
 from podrt.store.records import (
     ContainerRecord,
     Delete,
+    ImageRecord,
     IntentRecord,
     Op,
     PodRecord,
@@ -31,7 +32,7 @@ from podrt.store.records import (
 from podrt.store.tables import Tables
 
 from .claims import Verb, claim
-from .context import CLEANUP_S, Context
+from .context import CLEANUP_S, Context, finishing
 from .graph import build_graph, check_graph
 from .prepare import (
     check_container,
@@ -173,10 +174,13 @@ class _Creation:
         self._resolve_requires()
         self._check_init()
         try:
-            self._allocate_locks()
             await self._ctx.commit(self._reserve)
+            self._allocate_locks()
             await self._prepare()
-            await self._ctx.commit(self._finish)
+            # Not to be cut off between the log and the disk: it is made then, and the caller
+            # has to hear of it.
+            with finishing("create"):
+                await self._ctx.commit(self._finish)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
                 await self._undo()
@@ -296,18 +300,31 @@ class _Creation:
                         "create container in", f"pod {pod.config.name}", "it is being removed"
                     )
         for member in self.containers:
+            if member.image_id and tables.get(ImageRecord, member.image_id) is None:
+                # Removed while we prepared: nobody keeps its layers for us.
+                raise NotFound("image", member.config.image)
             ops += [Delete(IntentRecord, member.id), Put(member)]
         return ops
 
     async def _undo(self) -> None:
         """Give back what was taken, the locks last; failures are left to `system check`."""
+        if self._is_made():
+            return
         ids = [member.id for member in self.containers]
         if self._is_new_pod and self._pod is not None:
             ids.append(self._pod.id)
         await undo_creation(self._ctx, ids)
         for record in (*self.containers, *([self._pod] if self._is_new_pod else [])):
-            if record is not None:
+            if record is not None and record.lock:
                 self._ctx.locks.free(record.lock, record.id)
+
+    def _is_made(self) -> bool:
+        """Whether the last commit is in the log (Ctrl-C came right behind it): then it counts."""
+        self._ctx.view.refresh()
+        tables = self._ctx.store.tables
+        return any(tables.get(ContainerRecord, one.id) is not None for one in self.containers) or (
+            self._is_new_pod and tables.get(PodRecord, self.pod.id) is not None
+        )
 
 
 async def undo_creation(ctx: Context, ids: Sequence[str]) -> None:

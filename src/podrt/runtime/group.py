@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import AsyncIterator, Iterable
 
 import msgspec
@@ -15,18 +16,18 @@ import trio
 
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor, Started, open_monitor
-from podrt.errors import EngineFailed, PodrtError
+from podrt.errors import EngineFailed, PodrtError, Removed
 from podrt.model.resources import Resources
-from podrt.model.states import ALIVE
 from podrt.store.journal import create_journal
-from podrt.store.records import ContainerRecord, GroupRecord, Op, Put
+from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, Put
 from podrt.store.tables import Tables
 
 from .context import Context
+from .namespaces import pod_namespace_flags
 
 # A monitor forks nothing once it serves; the bound only keeps a broken one small.
 _MONITOR_LIMITS = Resources(pids_limit=512, memory_bytes=256 << 20)
-_ENDING_S = 2.0
+_ENDING_S = 10.0
 _ENDING_POLL_S = 0.001
 
 
@@ -54,13 +55,11 @@ async def open_group(
 ) -> AsyncIterator[Monitor]:
     """Connect to the group's monitor, starting one (and giving it what a dead one left) if needed.
 
-    Raises: MonitorGone when none serves and `may_start` is false; EngineFailed.
+    Raises: MonitorGone when none serves and `may_start` is false; Removed when the group is gone;
+    EngineFailed.
     """
-    is_new = False
 
     def new_journal() -> int:
-        nonlocal is_new
-        is_new = True
         return _begin_epoch(ctx, group_id)
 
     def cgroup_dirs() -> tuple[str, ...]:
@@ -70,10 +69,6 @@ async def open_group(
         ctx.cgroups.create(path, _MONITOR_LIMITS)
         return ctx.cgroups.join_dirs(path)
 
-    left_over: list[ContainerRecord] = []
-    if may_start and not has_monitor(ctx.layout, group_id):
-        ctx.view.refresh()
-        left_over = _alive(ctx, members_of(ctx.store.tables, group_id))
     opened = open_monitor(
         ctx.layout,
         group_id,
@@ -81,18 +76,10 @@ async def open_group(
         cgroup_dirs=cgroup_dirs,
     )
     async with opened as monitor:
-        if is_new:
-            await _adopt(ctx, monitor, left_over)
         ctx.view.refresh()
+        if may_start:
+            await _adopt(ctx, monitor)
         yield monitor
-
-
-def _alive(ctx: Context, members: Iterable[ContainerRecord]) -> list[ContainerRecord]:
-    return [
-        member
-        for member in members
-        if not member.config.is_infra and ctx.view.state(member) in ALIVE
-    ]
 
 
 def _begin_epoch(ctx: Context, group_id: str) -> int:
@@ -102,6 +89,8 @@ def _begin_epoch(ctx: Context, group_id: str) -> int:
 
     def build(tables: Tables) -> list[Op]:
         nonlocal former, epoch
+        if not (tables.get(PodRecord, group_id) or tables.get(ContainerRecord, group_id)):
+            raise Removed("pod or container", group_id[:12])
         group = tables.get(GroupRecord, group_id)
         former = group.epoch if group is not None else 0
         epoch = former + 1
@@ -111,7 +100,12 @@ def _begin_epoch(ctx: Context, group_id: str) -> int:
         folded = fold(ctx, tables, group_id).values()
         return [Put(GroupRecord(id=group_id, epoch=epoch)), *(Put(member) for member in folded)]
 
-    ctx.record(build)
+    try:
+        ctx.record(build)
+    except Removed:
+        # Nobody else will ever want it: its ID is not used again.
+        shutil.rmtree(ctx.layout.group_run(group_id), ignore_errors=True)
+        raise
     fd = create_journal(ctx.layout.journal(group_id, epoch), ctx.boot_id, group_id)
     if former:
         with contextlib.suppress(FileNotFoundError):
@@ -119,18 +113,35 @@ def _begin_epoch(ctx: Context, group_id: str) -> int:
     return fd
 
 
-async def _adopt(ctx: Context, monitor: Monitor, left_over: list[ContainerRecord]) -> None:
-    """Hand a new monitor the processes whose monitor died."""
+async def _adopt(ctx: Context, monitor: Monitor) -> None:
+    """Hand the monitor the processes whose monitor died, and the namespaces they are in.
+
+    Every opener does: who started the monitor may have been killed before it came to this.
+    """
+    group_id = monitor.group_id
+    members = members_of(ctx.store.tables, group_id)
+    left_over = [member for member in members if ctx.view.is_unwatched(member)]
     for member in left_over:
-        facts = member.facts if member.facts.pid else ctx.view.facts(member)
+        facts = ctx.view.facts(member)
         with contextlib.suppress(EngineFailed):
-            # A process that ended meanwhile has its end believed from the kernel.
-            await monitor.adopt(
-                member.id,
-                facts.run,
-                Started(facts.pid, facts.start_ticks),
-                ctx.layout.log(member.id),
-            )
+            # One that ended meanwhile has its end believed from the kernel.
+            process = Started(facts.pid, facts.start_ticks)
+            await monitor.adopt(member.id, facts.run, process, ctx.layout.log(member.id))
+    pod = ctx.store.tables.get(PodRecord, group_id)
+    if left_over and pod is not None:
+        with contextlib.suppress(EngineFailed):
+            await set_up_namespaces(monitor, pod)
+
+
+async def set_up_namespaces(monitor: Monitor, pod: PodRecord) -> None:
+    """Let the monitor hold what the pod shares; a pod without an infra container shares nothing.
+
+    It takes them from a member that it adopted, else it makes them. Raises: EngineFailed.
+    """
+    if pod.infra_id:
+        flags = pod_namespace_flags(pod.config)
+        hostname = pod.config.hostname or pod.config.name
+        await monitor.setup(pod.infra_id, flags, pod.config.shm_bytes, hostname)
 
 
 async def wait_monitor_ended(ctx: Context, group_id: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from podrt.errors import InUse
+from podrt.errors import InUse, NotFound
 from podrt.images import blobs
 from podrt.images.importer import import_image, sweep
 from podrt.images.reference import candidates
@@ -50,6 +50,15 @@ def _moved_references(tables: Tables, image: Image) -> list[Op]:
     return ops
 
 
+def _without_reference(tables: Tables, image_id: str, reference: str) -> list[Op]:
+    """Take one name from the image as it is now: another may have been moved meanwhile."""
+    known = tables.get(ImageRecord, image_id)
+    if known is None:
+        raise NotFound("image", reference)
+    kept = tuple(other for other in known.image.references if other != reference)
+    return [_put(known.image, kept)]
+
+
 def _put(image: Image, references: tuple[str, ...]) -> Put:
     renamed = msgspec.structs.replace(image, references=references)
     return Put(ImageRecord(id=image.id, image=renamed))
@@ -65,8 +74,7 @@ async def remove_image(ctx: Context, name: str, *, force: bool) -> Image:
     image = image_named(ctx.store.tables, name)
     named = [reference for reference in candidates(name) if reference in image.references]
     if named and len(image.references) > 1:
-        kept = tuple(reference for reference in image.references if reference != named[0])
-        await ctx.commit(lambda tables: [_put(image, kept)])
+        await ctx.commit(lambda tables: _without_reference(tables, image.id, named[0]))
         return image
     if len(image.references) > 1 and not force:
         raise InUse(f"image {image.id[:12]}", image.references)

@@ -11,12 +11,17 @@ from podrt.model.container import DEFAULT_STOP_SIGNAL
 from podrt.store.records import ContainerRecord
 
 
-async def stop_process(monitor: Monitor, record: ContainerRecord, timeout_s: int | None) -> None:
-    """Send the stop signal, wait the grace period, kill. A process already gone is no error."""
+async def stop_process(
+    monitor: Monitor, record: ContainerRecord, run: int, timeout_s: int | None
+) -> None:
+    """Send the stop signal, wait the grace period, kill. A process already gone is no error.
+
+    `run` is the one that lives, which the facts say: a wish for a later one may stand already.
+    """
     grace_s = record.config.stop_timeout_s if timeout_s is None else timeout_s
     number = record.config.stop_signal or DEFAULT_STOP_SIGNAL
     try:
-        await monitor.stop(record.id, record.run, number=number, grace_s=grace_s)
+        await monitor.stop(record.id, run, number=number, grace_s=grace_s)
     except EngineFailed as exc:
         raise_unless_gone(exc)
 

@@ -28,12 +28,17 @@ from .create import undo_creation
 
 def dead_intents(ctx: Context) -> list[IntentRecord]:
     """The intents whose writer is gone."""
-    return [
+    dead = [
         intent
         for intent in ctx.store.tables.all(IntentRecord)
         if intent.verb == "create"
         and (intent.boot_id != ctx.boot_id or not process.alive(intent.pid, intent.start_ticks))
     ]
+    if dead:
+        # It may have finished and ended since we last looked: only now its word is the last.
+        ctx.view.refresh()
+    tables = ctx.store.tables
+    return [intent for intent in dead if tables.get(IntentRecord, intent.id) is not None]
 
 
 async def undo_dead_intents(ctx: Context) -> int:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import trio
 
 from podrt.cgroups.managers import open_manager
 from podrt.config import Settings
-from podrt.errors import NotFound, PodrtError, StoreFailed
+from podrt.errors import (
+    AlreadyExists,
+    Ambiguous,
+    NotFound,
+    PodrtError,
+    Removed,
+    StoreFailed,
+)
 from podrt.images import blobs
 from podrt.images.layers import make_skeleton
 from podrt.linux import features
@@ -17,9 +25,7 @@ from podrt.locks import Locks
 from podrt.model.container import ContainerConfig
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
-from podrt.store.records import (
-    ImageRecord,
-)
+from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
 from podrt.store.wal import Store
 
 from . import check, create, images, start, stop, teardown
@@ -28,8 +34,11 @@ from .context import Context
 from .image_names import image_named
 from .pod import Pod
 from .recovery import renew_locks, undo_dead_intents
+from .resolve import resolve_pod
 from .view import View
 from .walk import Outcomes
+
+R = TypeVar("R", PodRecord, ContainerRecord)
 
 Results = dict[str, Outcomes | PodrtError]
 """Shape: pod ID -> outcomes of its containers, or the error that came before any was touched."""
@@ -95,18 +104,31 @@ class Runtime:
         `replace` first removes (by force) a pod of that name.
         Raises: InvalidConfig, AlreadyExists, NotFound for an image, Unsupported, StoreFailed.
         """
+        self._ctx.check_open()
         if replace and config.name:
+            # What is wrong with the new one must show before the old one is gone.
+            resolve_pod(config, self._ctx.settings)
             self._ctx.view.refresh()
-            with contextlib.suppress(NotFound):
+            with contextlib.suppress(NotFound, Ambiguous, Removed):
                 found = self._ctx.view.pod(config.name)
                 if found.config.name == config.name:
                     await teardown.remove_pod(self._ctx, found.id, force=True)
-        record = await create.create_pod(self._ctx, config, containers)
+        record = await self._retried(lambda: create.create_pod(self._ctx, config, containers))
         return Pod(self._ctx, record.id, record.config.name)
+
+    async def _retried(self, creation: Callable[[], Awaitable[R]]) -> R:
+        """Create; once more if only what a dead command left unfinished had the name."""
+        try:
+            return await creation()
+        except AlreadyExists:
+            self._ctx.view.refresh()
+            if not await undo_dead_intents(self._ctx):
+                raise
+        return await creation()
 
     async def create_container(self, config: ContainerConfig) -> Container:
         """Create a container, in pod `config.pod` or outside of pods. Raises as `create_pod`."""
-        record = await create.create_container(self._ctx, config)
+        record = await self._retried(lambda: create.create_container(self._ctx, config))
         return Container(self._ctx, record.id, record.config.name)
 
     def pod(self, name: str) -> Pod:
@@ -197,7 +219,7 @@ class Runtime:
 
     async def check(self, *, repair: bool = False) -> list[check.Finding]:
         """What does not fit together; with `repair` it is mended where that is safe."""
-        return await check.check(self._ctx, repair=repair)
+        return await check.check(self._ctx, mends=repair)
 
 
 async def _for_all(pods: Sequence[Pod], verb: Callable[[Pod], Awaitable[Outcomes]]) -> Results:

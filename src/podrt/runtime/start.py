@@ -5,10 +5,13 @@ Source: semantics.md section 4. A container starts the moment its own last depen
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import trio
 
 from podrt.engines import wire
 from podrt.engines.monitor import Monitor
@@ -22,21 +25,21 @@ from podrt.errors import (
     WalkFailed,
 )
 from podrt.model.container import InitKind
-from podrt.model.states import ALIVE, ContainerState
+from podrt.model.states import LIVE_PHASES, ContainerState, Phase
 from podrt.store.records import ContainerRecord, Op, PodRecord, Put
 from podrt.store.tables import Tables
 
 from .claims import Verb, claim
-from .context import Context
+from .context import Context, finishing
 from .graph import Graph, check_graph
-from .group import fold, open_group
-from .namespaces import pod_namespace_flags
+from .group import fold, open_group, set_up_namespaces
 from .order import member_graph
 from .prepare import device_rules, limits_of, open_plan
 from .teardown import remove_container
 from .walk import Outcomes, walk
 
-_HAS_PROCESS = ALIVE | {ContainerState.CREATED}
+_OTHER_START_S = 10.0
+_OTHER_START_POLL_S = 0.005
 _BLOCKED = {
     ContainerState.PAUSED: "is paused",
     ContainerState.STOPPING: "is being stopped",
@@ -90,10 +93,10 @@ class _Starter:
     async def run(self, graph: Graph) -> Outcomes:
         """Infra first, then init containers one by one, then everything else at once."""
         self.wish(list(graph.needs))
-        self._make_pod_cgroup()
+        self.make_pod_cgroup()
         inits = self._inits(graph)
         await self._run_inits(inits)
-        rest = graph.restricted(node for node in graph.needs if node not in inits)
+        rest = graph.restricted(node for node in graph.needs if node not in set(inits))
         return await walk(
             rest, self.act, limiter=self._ctx.limiter, on_failed_need=self._failed_need
         )
@@ -104,7 +107,7 @@ class _Starter:
         def build(tables: Tables) -> list[Op]:
             ops: list[Op] = []
             for member in fold(self._ctx, tables, self._monitor.group_id).values():
-                if member.id not in nodes or self._ctx.view.state(member) in _HAS_PROCESS:
+                if member.id not in nodes or self._ctx.view.facts(member).phase in LIVE_PHASES:
                     continue
                 ops.append(
                     Put(
@@ -117,7 +120,8 @@ class _Starter:
 
         self._ctx.record(build)
 
-    def _make_pod_cgroup(self) -> None:
+    def make_pod_cgroup(self) -> None:
+        """Make the pod's cgroup with the pod's limits."""
         pod = self._pod
         if pod is not None and pod.cgroup_path:
             self._ctx.cgroups.create(pod.cgroup_path, pod.config.resources)
@@ -126,9 +130,7 @@ class _Starter:
         tables = self._ctx.store.tables
         records = [tables.get(ContainerRecord, node) for node in graph.needs]
         return [
-            record.id
-            for record in records
-            if record is not None and record.config.init is not None and not self._ran_once(record)
+            record.id for record in records if record is not None and record.config.init is not None
         ]
 
     def _ran_once(self, record: ContainerRecord) -> bool:
@@ -140,10 +142,11 @@ class _Starter:
 
         Raises: InvalidState naming the one that failed and its code.
         """
+        # An init container that runs was left by a start that was cut short: it is waited for.
         if not inits or any(
             self._ctx.view.is_running(member)
             for member in self._ctx.view.members(self._monitor.group_id)
-            if not member.config.is_infra
+            if not member.config.is_infra and member.config.init is None
         ):
             return
         if self._pod is not None and self._pod.infra_id:
@@ -152,11 +155,15 @@ class _Starter:
             await self._run_init(node)
 
     async def _run_init(self, node: str) -> None:
+        record = self._ctx.store.tables.get(ContainerRecord, node)
+        if record is not None and self._ran_once(record):
+            await remove_container(self._ctx, record, self._monitor)
+            return
         await self.act(node)
         record = self._ctx.store.tables.get(ContainerRecord, node)
         if record is None:
             return
-        ended = await self._monitor.wait(node, record.run)
+        ended = await self._monitor.wait(node, self._ctx.view.facts(record).run)
         if ended.code:
             pod = self._pod.config.name if self._pod is not None else ""
             raise InvalidState(
@@ -178,7 +185,7 @@ class _Starter:
         if record is None:
             raise Removed("container", self._names.get(node, node[:12]))
         if record.config.is_infra:
-            await self._start_infra(record)
+            await self._start_infra()
             return
         async with self._ctx.locks.hold(record.lock):
             self._ctx.view.refresh()
@@ -194,14 +201,10 @@ class _Starter:
             self._check_dependencies(record, what)
             await self._start_process(record, is_held=state is ContainerState.CREATED)
 
-    async def _start_infra(self, record: ContainerRecord) -> None:
+    async def _start_infra(self) -> None:
         """The infra container without a process: the monitor makes and holds the namespaces."""
-        pod = self._pod
-        if pod is None:
-            return
-        flags = pod_namespace_flags(pod.config)
-        hostname = pod.config.hostname or pod.config.name
-        await self._monitor.setup(record.id, flags, pod.config.shm_bytes, hostname)
+        if self._pod is not None:
+            await set_up_namespaces(self._monitor, self._pod)
 
     def _check_dependencies(self, record: ContainerRecord, what: str) -> None:
         """They were started, but may have died before this container's turn came."""
@@ -223,19 +226,35 @@ class _Starter:
         cgroups.create(record.cgroup_path, limits_of(record), device_rules(record.config))
         plan_fd = open_plan(self._ctx, record)
         try:
-            await self._monitor.start(
-                record.id,
-                record.run,
-                plan_fd=plan_fd,
-                join=cgroups.join_dirs(record.cgroup_path),
-                flags=wire.START_UNIFIED if cgroups.unified else 0,
-            )
+            # What was sent cannot be taken back: who ends us (a stop) must find its outcome.
+            with finishing("start"):
+                await self._monitor.start(
+                    record.id,
+                    record.run,
+                    plan_fd=plan_fd,
+                    join=cgroups.join_dirs(record.cgroup_path),
+                    flags=wire.START_UNIFIED if cgroups.unified else 0,
+                )
         except EngineFailed as exc:
+            if exc.errno == errno.EEXIST and await self._started_by_another(record):
+                return
             # Nothing lives in it, and a container that never ran leaves no cgroup behind.
-            cgroups.remove(record.cgroup_path)
+            with contextlib.suppress(OSError):
+                cgroups.remove(record.cgroup_path)
             raise exc.of_container(record.config.name) from exc
         finally:
             os.close(plan_fd)
+
+    async def _started_by_another(self, record: ContainerRecord) -> bool:
+        """Whether the start that a killed command had sent off becomes a running process."""
+        with trio.move_on_after(_OTHER_START_S):
+            while True:
+                self._ctx.view.refresh()
+                phase = self._ctx.view.facts(record).phase
+                if phase is not Phase.STARTING:
+                    return phase in LIVE_PHASES
+                await trio.sleep(_OTHER_START_POLL_S)
+        return False
 
 
 async def start_container(ctx: Context, container_id: str) -> None:
@@ -251,7 +270,12 @@ async def start_container(ctx: Context, container_id: str) -> None:
     group_id = ctx.group_id(record)
     async with claim(ctx, group_id, Verb.START):
         ctx.view.refresh()
+        record = ctx.store.tables.get(ContainerRecord, container_id)
+        if record is None:
+            raise Removed("container", container_id[:12])
         pod = ctx.pod_of(record)
+        if record.removing or (pod is not None and pod.removing):
+            raise InvalidState("start", f"container {record.config.name}", "it is being removed")
         parent = pod.config.cgroup_parent if pod is not None else record.config.cgroup_parent
         names = {member.id: member.config.name for member in ctx.view.members(group_id)}
         names.setdefault(record.id, record.config.name)
@@ -259,6 +283,7 @@ async def start_container(ctx: Context, container_id: str) -> None:
             starter = _Starter(ctx, monitor, pod, names)
             infra_id = pod.infra_id if pod is not None else ""
             starter.wish([container_id, infra_id])
+            starter.make_pod_cgroup()
             if infra_id:
                 await starter.act(infra_id)
             await starter.act(container_id)

@@ -55,27 +55,21 @@ async def stop_members(
 ) -> Outcomes:
     """Stop what runs of a pod in reverse graph order, the infra last; clean up what ended."""
     members = ctx.view.members(pod.id)
-    running = [
+    stoppable = [
         member
         for member in members
-        if not member.config.is_infra and ctx.view.state(member) in ALIVE
-    ]
-    stoppable = [
-        member for member in running if ctx.view.state(member) is not ContainerState.PAUSED
+        if ctx.view.has_process(member) and ctx.view.state(member) is not ContainerState.PAUSED
     ]
     wish_stopped(ctx, pod.id, stoppable)
     by_id = {member.id: member for member in stoppable}
     graph = member_graph(members).restricted(by_id).reversed()
 
     async def act(node: str) -> None:
-        await stop_process(monitor, by_id[node], timeout_s)
+        await stop_process(monitor, by_id[node], ctx.view.facts(by_id[node]).run, timeout_s)
 
     outcomes = await walk(graph, act, limiter=trio.CapacityLimiter(_UNLIMITED), on_failed_need=None)
     _add_clean_up(outcomes, clean_up(ctx, pod.id, members))
-    still_alive = any(
-        ctx.view.state(member) in ALIVE for member in members if not member.config.is_infra
-    )
-    if not still_alive:
+    if not any(ctx.view.has_process(member) for member in members):
         await _release(ctx, monitor, pod)
     return {member.id: outcomes.get(member.id) for member in members}
 
@@ -111,7 +105,7 @@ def clean_up(
             continue
         try:
             ctx.cgroups.remove(member.cgroup_path)
-            cleaned[member.id] = member.run
+            cleaned[member.id] = max(member.run, ctx.view.facts(member).run)
         except OSError as exc:
             errors[member.id] = EngineFailed("cleanup", exc.errno or 0, member.cgroup_path)
 
@@ -158,10 +152,10 @@ async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | No
         state = ctx.view.state(record)
         if state is ContainerState.PAUSED:
             raise InvalidState("stop", f"container {record.config.name}", "it is paused")
-        if state in ALIVE:
+        if ctx.view.has_process(record):
             wish_stopped(ctx, group_id, [record])
             async with open_group(ctx, group_id, parent_of(ctx, record)) as monitor:
-                await stop_process(monitor, record, timeout_s)
+                await stop_process(monitor, record, ctx.view.facts(record).run, timeout_s)
         errors = clean_up(ctx, group_id, [record])
         if record.id in errors:
             raise errors[record.id]
@@ -177,7 +171,7 @@ async def kill_container(ctx: Context, container_id: str, number: int) -> None:
     _wish_killed(ctx, ctx.group_id(record), [record], number)
     async with open_group(ctx, ctx.group_id(record), parent_of(ctx, record)) as monitor:
         try:
-            await monitor.signal(record.id, record.run, number)
+            await monitor.signal(record.id, ctx.view.facts(record).run, number)
         except EngineFailed as exc:
             if exc.errno != errno.ESRCH:
                 raise
@@ -208,7 +202,7 @@ async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
 
         async def act(node: str) -> None:
             try:
-                await monitor.signal(node, running[node].run, number)
+                await monitor.signal(node, ctx.view.facts(running[node]).run, number)
             except EngineFailed as exc:
                 raise_unless_gone(exc)
 

@@ -21,7 +21,7 @@ from podrt.engines.wire import Kind
 from podrt.errors import EngineFailed, InUse, InvalidState, MonitorGone, PodrtError, Removed
 from podrt.linux import trees
 from podrt.model.resources import Resources
-from podrt.model.states import ALIVE, ContainerState
+from podrt.model.states import ALIVE, LIVE_PHASES, ContainerState, Phase
 from podrt.store.records import (
     ContainerRecord,
     Delete,
@@ -34,7 +34,7 @@ from podrt.store.records import (
 from podrt.store.tables import Tables
 
 from .claims import Verb, claim
-from .context import CLEANUP_S, Context
+from .context import Context, finishing
 from .group import fold, open_group, wait_monitor_ended
 from .order import member_graph
 from .processes import kill_process, stop_process
@@ -42,7 +42,8 @@ from .walk import Action, Outcomes, walk
 
 _logger = logging.getLogger("podrt")
 
-_HAS_PROCESS = ALIVE | {ContainerState.CREATED}
+# What is paused or not yet in its program cannot be asked to end.
+_ONLY_KILLED = frozenset({Phase.PAUSED, Phase.HELD, Phase.STARTING})
 _NO_FORKS = Resources(pids_limit=1)
 _UNLIMITED = 1_000_000
 
@@ -124,7 +125,7 @@ class _PodRemoval:
         if failed is not None:
             # The pod stays `removing` with everything it still has; a second rm resumes.
             raise failed
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+        with finishing("remove"):
             await self._forget_members()
             await self._remove_cgroups()
             self._remove_files()
@@ -161,7 +162,7 @@ class _PodRemoval:
         ctx, pod = self._ctx, self._pod
         by_id = {member.id: member for member in self._members}
         graph = member_graph(self._members).reversed()
-        alive = [member for member in self._members if _has_process(ctx, member)]
+        alive = [member for member in self._members if ctx.view.has_process(member)]
         if not alive and not has_monitor(ctx.layout, pod.id):
             return await walk(graph, self._give_up(by_id), limiter=ctx.limiter, on_failed_need=None)
         async with open_group(ctx, pod.id, pod.config.cgroup_parent) as monitor:
@@ -215,7 +216,8 @@ class _PodRemoval:
             except OSError as exc:
                 self._left.append(path)
                 self._keep(EngineFailed("remove cgroup", exc.errno or 0, path))
-        ctx.cgroups.remove_if_empty(parent)
+        with contextlib.suppress(OSError):
+            ctx.cgroups.remove_if_empty(parent)
 
     def _keep(self, error: PodrtError) -> None:
         if self._error is None:
@@ -248,11 +250,6 @@ class _PodRemoval:
                 self._keep(EngineFailed("free lock", getattr(exc, "errno", 0) or 0, owner))
 
 
-def _has_process(ctx: Context, record: ContainerRecord) -> bool:
-    # `removing` hides the process behind the wish, so the facts are asked.
-    return not record.config.is_infra and ctx.view.live_state(record) in _HAS_PROCESS
-
-
 async def end_process(
     ctx: Context, monitor: Monitor, record: ContainerRecord, timeout_s: int | None
 ) -> None:
@@ -260,12 +257,11 @@ async def end_process(
     if record.config.is_infra:
         return
     facts = ctx.view.facts(record)
-    state = ctx.view.live_state(record)
-    if state in (ContainerState.PAUSED, ContainerState.CREATED):
+    if facts.phase in _ONLY_KILLED:
         ctx.cgroups.thaw(record.cgroup_path)
         await kill_process(monitor, record, facts.run)
-    elif state in ALIVE:
-        await stop_process(monitor, record, timeout_s)
+    elif facts.phase in LIVE_PHASES:
+        await stop_process(monitor, record, facts.run, timeout_s)
 
 
 def give_up(ctx: Context, record: ContainerRecord) -> None:
@@ -310,9 +306,10 @@ async def remove_left_cgroup(ctx: Context, intent_id: str, path: str) -> None:
 def remove_group_files(ctx: Context, group_id: str) -> None:
     """Remove a group's journal and run directory; already gone is fine."""
     group = ctx.store.tables.get(GroupRecord, group_id)
-    if group is not None:
+    # Who began an epoch may have been killed before it removed the journal of the one before.
+    for epoch in range(1, group.epoch + 1 if group is not None else 1):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(ctx.layout.journal(group_id, group.epoch))
+            os.unlink(ctx.layout.journal(group_id, epoch))
     shutil.rmtree(ctx.layout.group_run(group_id), ignore_errors=True)
 
 
@@ -332,26 +329,48 @@ async def remove_container(
     await ctx.commit(mark)
     give_up(ctx, record)
     if monitor is not None:
-        with contextlib.suppress(EngineFailed):
+        with contextlib.suppress(EngineFailed, MonitorGone):
             await monitor.note(Kind.FORGET, record.id)
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+    error: EngineFailed | None = None
+    with finishing("remove"):
         if not record.pod_id:
-            await wait_monitor_ended(ctx, record.id)
-            parent = record.config.cgroup_parent
-            ctx.cgroups.remove(ctx.cgroups.monitor_path(parent, record.id))
-            ctx.cgroups.remove_if_empty(parent)
-            remove_group_files(ctx, record.id)
-            with contextlib.suppress(OSError):
-                trees.remove_tree(ctx.layout.pod(record.id))
+            error = await _remove_own_group(ctx, record)
 
         def forget(tables: Tables) -> list[Op]:
             gone: list[Op] = [Delete(ContainerRecord, record.id)]
             if not record.pod_id:
                 gone.append(Delete(GroupRecord, record.id))
+            if error is not None:
+                # Nothing else would say that the cgroup was ours.
+                left = (error.path,)
+                gone.append(
+                    Put(IntentRecord(id=record.id, kind="container", verb="remove", made=left))
+                )
             return gone
 
         await ctx.commit(forget)
         ctx.locks.free(record.lock, record.id)
+    if error is not None:
+        raise error
+
+
+async def _remove_own_group(ctx: Context, record: ContainerRecord) -> EngineFailed | None:
+    """Remove what a container outside a pod has as its own group; the cgroup that stayed."""
+    await wait_monitor_ended(ctx, record.id)
+    parent = record.config.cgroup_parent
+    path = ctx.cgroups.monitor_path(parent, record.id)
+    error = None
+    try:
+        if path:
+            ctx.cgroups.remove(path)
+    except OSError as exc:
+        error = EngineFailed("remove cgroup", exc.errno or 0, path)
+    with contextlib.suppress(OSError):
+        ctx.cgroups.remove_if_empty(parent)
+    remove_group_files(ctx, record.id)
+    with contextlib.suppress(OSError):
+        trees.remove_tree(ctx.layout.pod(record.id))
+    return error
 
 
 async def remove_container_verb(
@@ -366,12 +385,20 @@ async def remove_container_verb(
     async with claim(ctx, ctx.group_id(record), Verb.FORCE_REMOVE if force else Verb.REMOVE):
         record = _load(ctx, container_id)
         _check_container(ctx, record, force=force)
-        if _has_process(ctx, record):
-            parent = parent_of(ctx, record)
+        if ctx.view.has_process(record) or has_monitor(ctx.layout, record.group_id):
             with contextlib.suppress(MonitorGone):
-                async with open_group(ctx, ctx.group_id(record), parent) as monitor:
-                    await end_process(ctx, monitor, record, timeout_s)
+                await _leave_monitor(ctx, record, timeout_s)
         await remove_container(ctx, record)
+
+
+async def _leave_monitor(ctx: Context, record: ContainerRecord, timeout_s: int | None) -> None:
+    """End the container's process, let its monitor forget it and start it no more."""
+    async with open_group(ctx, record.group_id, parent_of(ctx, record)) as monitor:
+        if not record.pod_id:
+            await monitor.note(Kind.REMOVING, record.id)
+        await end_process(ctx, monitor, record, timeout_s)
+        with contextlib.suppress(EngineFailed):
+            await monitor.note(Kind.FORGET, record.id)
 
 
 def _check_container(ctx: Context, record: ContainerRecord, *, force: bool) -> None:

@@ -20,6 +20,7 @@ from podrt.linux import features
 from podrt.linux.process import alive
 from podrt.model.states import (
     ALIVE,
+    LIVE_PHASES,
     UNKNOWN_EXIT_CODE,
     ContainerState,
     Facts,
@@ -34,7 +35,8 @@ from podrt.store.wal import Store
 
 R = TypeVar("R", PodRecord, ContainerRecord)
 
-_LIVE_PHASES = frozenset({Phase.HELD, Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
+# A journal kept open is a descriptor; a host may have more pods than descriptors.
+_MAX_TAILS = 256
 
 
 class View:
@@ -90,30 +92,55 @@ class View:
         group = self.store.tables.get(GroupRecord, group_id)
         if group is None:
             return container.facts
-        tail = self._tails.get(group_id)
-        if tail is None or tail.epoch != group.epoch:
-            tail = JournalTail(self.layout.journal(group_id, group.epoch), group.epoch)
-            self._tails[group_id] = tail
-        facts = tail.facts(container, group)
-        if facts.phase in _LIVE_PHASES:
+        facts = self._tail(group).facts(container, group)
+        if facts.phase in LIVE_PHASES:
             return self._believe_kernel(group_id, container, facts)
         return facts
+
+    def _tail(self, group: GroupRecord) -> JournalTail:
+        """The group's newest journal; the one longest open is closed when there are too many."""
+        tail = self._tails.get(group.id)
+        if tail is not None and tail.epoch == group.epoch:
+            return tail
+        if tail is not None:
+            tail.close()
+        elif len(self._tails) >= _MAX_TAILS:
+            self._tails.pop(next(iter(self._tails))).close()
+        tail = JournalTail(self.layout.journal(group.id, group.epoch), group.epoch)
+        self._tails[group.id] = tail
+        return tail
+
+    def is_unwatched(self, container: ContainerRecord) -> bool:
+        """Whether its process lives and the group's newest monitor does not know of it."""
+        # What this monitor knows is in its journal; only what was folded before can be older.
+        if container.config.is_infra or container.facts.phase not in LIVE_PHASES:
+            return False
+        facts = self.facts(container)
+        return facts.phase in LIVE_PHASES and not self._is_watched(container, facts)
+
+    def _is_watched(self, container: ContainerRecord, facts: Facts) -> bool:
+        tail = self._tails.get(container.group_id)
+        return tail is not None and tail.has_started(container.id, facts.pid)
 
     def _believe_kernel(self, group_id: str, container: ContainerRecord, facts: Facts) -> Facts:
         if facts.boot_id and facts.boot_id != self.boot_id:
             return _lost(facts)
         if group_id not in self._monitored:
             self._monitored[group_id] = has_monitor(self.layout, group_id)
-        if self._monitored[group_id]:
+        is_infra = container.config.is_infra
+        if self._monitored[group_id] and (is_infra or self._is_watched(container, facts)):
             return facts
-        if not container.config.is_infra and alive(facts.pid, facts.start_ticks):
+        if not is_infra and alive(facts.pid, facts.start_ticks):
+            if facts.phase is Phase.STARTING:
+                # Its monitor died before it could write that exec had succeeded.
+                return msgspec.structs.replace(facts, phase=Phase.RUNNING)
             return facts
         # The monitor may have written the end between our reading and its own end.
         tail = self._tails.get(group_id)
         group = self.store.tables.get(GroupRecord, group_id)
         if tail is not None and group is not None:
             latest = tail.facts(container, group)
-            if latest.phase not in _LIVE_PHASES:
+            if latest.phase not in LIVE_PHASES:
                 return latest
         return _lost(facts)
 
@@ -136,6 +163,10 @@ class View:
         ordinary = [member for member in members if not member.config.is_infra]
         return pod_state(self.state(member) for member in ordinary or members)
 
+    def has_process(self, container: ContainerRecord) -> bool:
+        """Whether it has a process, if only one that is being set up; `removing` hides nothing."""
+        return not container.config.is_infra and self.facts(container).phase in LIVE_PHASES
+
     def is_running(self, container: ContainerRecord) -> bool:
         """Whether the container has a process (running, paused or stopping)."""
         return self.state(container) in ALIVE
@@ -149,7 +180,7 @@ class View:
 
 def _lost(facts: Facts) -> Facts:
     """The facts of a run whose end nobody saw."""
-    if facts.phase is Phase.HELD:
+    if facts.phase in (Phase.STARTING, Phase.HELD):
         return msgspec.structs.replace(facts, phase=Phase.NONE, pid=0, start_ticks=0)
     return msgspec.structs.replace(
         facts, phase=Phase.EXITED, exit_code=UNKNOWN_EXIT_CODE, code_unknown=True

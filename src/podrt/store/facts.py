@@ -16,6 +16,9 @@ from podrt.model.states import ALIVE, NO_FACTS, UNKNOWN_EXIT_CODE, Facts, Phase
 from .journal import Flag, JournalReader, JournalRecord, Kind
 from .records import ContainerRecord, GroupRecord
 
+RECEIPT_OF_START = 3
+"""The `code` of a RECEIPT that is for a START: the request's number on the wire."""
+
 _OVER = frozenset({Phase.EXITED, Phase.FAILED})
 _MOVING = frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
 
@@ -73,17 +76,41 @@ class JournalTail:
         unfolded = [record for record in own if record.seq > after]
         return overlay(group, container, unfolded)
 
+    def has_started(self, container_id: str, pid: int) -> bool:
+        """Whether this journal's monitor started (or took over) that process: it watches it."""
+        return any(
+            record.pid == pid and record.kind in _BY_ITS_MONITOR
+            for record in self._records.get(container_id, ())
+        )
+
     def close(self) -> None:
         """Let the journal go."""
         self._reader.close()
+
+
+_BY_ITS_MONITOR = frozenset({int(Kind.RECEIPT), int(Kind.CREATED), int(Kind.STARTED)})
 
 
 def _same_process(facts: Facts, record: JournalRecord) -> bool:
     return facts.pid == record.pid and facts.start_ticks == record.start_ticks
 
 
+def _received(facts: Facts, record: JournalRecord) -> Facts:
+    """A start that was taken on: from here on its process may be running, whoever dies."""
+    if record.code != RECEIPT_OF_START or facts.phase is not Phase.NONE:
+        return facts
+    return msgspec.structs.replace(
+        facts,
+        phase=Phase.STARTING,
+        pid=record.pid,
+        start_ticks=record.start_ticks,
+        started_at_ns=record.at_ns,
+        boot_id=record.boot_id,
+    )
+
+
 def _created(facts: Facts, record: JournalRecord) -> Facts:
-    if facts.phase is not Phase.NONE:
+    if facts.phase not in (Phase.NONE, Phase.STARTING):
         return facts
     return msgspec.structs.replace(
         facts,
@@ -130,7 +157,7 @@ def _exited(facts: Facts, record: JournalRecord) -> Facts:
 
 
 def _start_failed(facts: Facts, record: JournalRecord) -> Facts:
-    if facts.phase not in (Phase.NONE, Phase.HELD):
+    if facts.phase not in (Phase.NONE, Phase.STARTING, Phase.HELD):
         return facts
     return msgspec.structs.replace(
         facts,
@@ -168,6 +195,7 @@ def _move(*, to: Phase, out_of: frozenset[Phase]) -> Callable[[Facts, JournalRec
 
 
 _CHANGES: Mapping[int, Callable[[Facts, JournalRecord], Facts]] = {
+    Kind.RECEIPT: _received,
     Kind.CREATED: _created,
     Kind.STARTED: _started,
     Kind.EXITED: _exited,

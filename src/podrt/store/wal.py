@@ -226,9 +226,10 @@ class Store:
         self._check_writable()
         if self._in_transaction:
             raise AssertionError("a transaction inside a transaction")
-        fcntl.flock(self._append_fd, fcntl.LOCK_EX)
         self._in_transaction = True
         try:
+            # Inside the try: Ctrl-C right behind it must give the lock back, too.
+            fcntl.flock(self._append_fd, fcntl.LOCK_EX)
             self._check_writable()
             segment = self._chain.current
             if segment is None or not self._is_at_end(segment):
@@ -348,8 +349,8 @@ class Store:
             if control.durable >= seq:
                 return
             self._check_writable()
-            fcntl.flock(self._sync_fd, fcntl.LOCK_EX)
             try:
+                fcntl.flock(self._sync_fd, fcntl.LOCK_EX)
                 self._check_writable()
                 if control.durable < seq:
                     self._flush(control)
