@@ -32,7 +32,6 @@ class Table(enum.IntEnum):
     VOLUME = 5
     INTENT = 6
     META = 7
-    CLAIM = 8
 
 
 class Record(
@@ -147,17 +146,6 @@ class MetaRecord(Record, frozen=True, kw_only=True):
     value: str = ""
 
 
-class ClaimRecord(Record, frozen=True, kw_only=True):
-    """A verb at work on a group; `id` is the group's. Void once its owner is dead."""
-
-    verb: str
-    pid: int
-    start_ticks: int
-    boot_id: str = ""
-    generation: int = 0
-    at_ns: int = 0
-
-
 TABLES: Mapping[type[Record], Table] = {
     PodRecord: Table.POD,
     ContainerRecord: Table.CONTAINER,
@@ -166,7 +154,6 @@ TABLES: Mapping[type[Record], Table] = {
     VolumeRecord: Table.VOLUME,
     IntentRecord: Table.INTENT,
     MetaRecord: Table.META,
-    ClaimRecord: Table.CLAIM,
 }
 TYPES: Mapping[int, type[Record]] = {int(table): kind for kind, table in TABLES.items()}
 KINDS: Mapping[int, str] = {int(table): table.name.lower() for table in Table}
