@@ -71,6 +71,19 @@ def missing() -> str | None:
     return None if kernel_image() else "needs a kernel to boot: run tests/vm/prepare"
 
 
+def hidden_places() -> list[Path]:
+    """What the guest needs of the host but would not see: it has a tmpfs of its own on these."""
+    needed = {PROJECT, Path(sys.prefix), Path(sys.base_prefix)}
+    hidden = [path for path in needed if path.is_relative_to("/tmp")]
+    hidden += [path for path in needed if path.is_relative_to("/var/tmp")]
+    hidden += [path for path in needed if path.is_relative_to("/run")]
+    return sorted(
+        path
+        for path in hidden
+        if not any(path != other and path.is_relative_to(other) for other in hidden)
+    )
+
+
 class Machine:
     """One booted guest that runs the given tests, seen through the files it writes."""
 
@@ -101,6 +114,7 @@ class Machine:
         assert kernel is not None and vng is not None
         machine = [vng, "--disable-kvm", "--force-9p", "--run", str(kernel.resolve())]
         size = ["--cpus", "2", "--memory", "2G", f"--rwdir={self.shared}"]
+        size += [f"--rodir={place}" for place in hidden_places()]
         return [*machine, *size, "--", f"sh {shlex.quote(str(self.shared / 'start'))}"]
 
     def _script(self) -> str:

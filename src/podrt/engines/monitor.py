@@ -69,6 +69,8 @@ class Monitor:
         self._pending: dict[int, _Pending] = {}
         self._last_req = 0
         self._is_gone = False
+        # Of all who find the socket full one may watch it, the others queue behind.
+        self._room = trio.StrictFIFOLock()
 
     async def setup(self, owner_id: str, flags: int, shm_bytes: int, hostname: str) -> None:
         """Make the namespaces `flags` (CLONE_NEW*) that the group's containers share.
@@ -177,7 +179,8 @@ class Monitor:
                     self._sock.send(data)
                 return
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._sock)
+                async with self._room:
+                    await trio.lowlevel.wait_writable(self._sock)
             except OSError:
                 break
         raise MonitorGone(f"the monitor of {self.group_id[:12]} ended")

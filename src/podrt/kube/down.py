@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from podrt.errors import Ambiguous, NotFound, PodrtError
+from podrt.errors import Ambiguous, NotFound, PodrtError, Removed
 from podrt.runtime.pod import Pod
 from podrt.runtime.runtime import Results, Runtime
 
@@ -53,6 +53,9 @@ def _taken_down(name: str, pod: Pod | None, results: Results) -> TakenDown:
     if pod is None:
         return TakenDown(pod_name=name)
     result = results[pod.id]
+    if isinstance(result, Removed):
+        # Another command was faster.
+        return TakenDown(pod_name=name)
     if isinstance(result, PodrtError):
         return TakenDown(pod_name=name, pod_id=pod.id, error=result)
     errors = [error for error in result.values() if error is not None]
