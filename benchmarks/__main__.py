@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 
 from . import cgroups, ps, start, store
@@ -43,6 +44,8 @@ def say(words: str) -> None:
 
 
 def main() -> int:
+    # An end by signal must clean up like any other.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     given = arguments()
     reason = missing()
     if reason:

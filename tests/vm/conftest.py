@@ -74,9 +74,8 @@ def missing() -> str | None:
 def hidden_places() -> list[Path]:
     """What the guest needs of the host but would not see: it has a tmpfs of its own on these."""
     needed = {PROJECT, Path(sys.prefix), Path(sys.base_prefix)}
-    hidden = [path for path in needed if path.is_relative_to("/tmp")]
-    hidden += [path for path in needed if path.is_relative_to("/var/tmp")]
-    hidden += [path for path in needed if path.is_relative_to("/run")]
+    tops = ("/tmp", "/var/tmp", "/run")
+    hidden = [path for path in needed if any(path.is_relative_to(top) for top in tops)]
     return sorted(
         path
         for path in hidden
