@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -104,6 +105,12 @@ def _turn(tree: Tree, path: bytes, placed: Sequence[Placed]) -> PodrtError | Non
 def _table(tree: Tree, rules: tuple[DeviceRule, ...]) -> devices.Table:
     if tree.hierarchies.of("devices") is None and tree.hierarchies.unified is None:
         raise Unsupported("linux.resources.devices", "this host has no device cgroup")
+    return _compiled(rules)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled(rules: tuple[DeviceRule, ...]) -> devices.Table:
+    """Nearly every container has the same rules."""
     return devices.compile_rules(rules)
 
 

@@ -6,6 +6,7 @@ a default and exceptions from it. The program decides as that code does.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable
 
@@ -86,6 +87,7 @@ def _number(value: int | None) -> int | None:
     return value
 
 
+@functools.lru_cache(maxsize=256)
 def v1_writes(table: Table) -> tuple[tuple[str, bytes], ...]:
     """(file, value) in order, the first of which sets the default and forgets all before."""
     first = ("devices.allow" if table.default_allow else "devices.deny", b"a")
