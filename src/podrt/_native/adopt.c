@@ -1,15 +1,5 @@
 /* Processes that a dead monitor left behind. They are not our children: a pidfd tells their
  * end, and since Linux 6.15 their exit status, once their parent has reaped them. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
 
 #define K_PIDFD_INFO_EXIT (1u << 3)
@@ -25,42 +15,55 @@ struct k_pidfd_info {
 
 static bool is_same_process(pid_t pid, uint64_t ticks)
 {
-	cleanup_fd int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	uint64_t found;
 
-	return proc >= 0 && start_ticks(proc, pid, &found) == 0 && found == ticks;
+	return start_ticks(pid, &found) == 0 && found == ticks;
 }
 
-/* Its output goes on into the log if it still is a pipe; what filled up meanwhile is there. */
+static bool is_held_both_ways(pid_t pid, int number)
+{
+	char path[48], text[128], *flags;
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", (int)pid, number);
+	if (read_text(path, text, sizeof(text)) < 0)
+		return false;
+	flags = strstr(text, "flags:");
+	return flags && (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) == O_RDWR;
+}
+
+/* Its output goes on into the log if it still is our pipe; what filled up meanwhile is there.
+ * A program may put there what it likes, when it likes: what is opened is held first, without
+ * effect on it, and looked at. Ours is a pipe that the container's first process holds for
+ * reading too; a shell holds an inner one (`exec > >(tee)`) for writing only, and what is in
+ * that is for another reader. A program that holds a pipe of its own in our manner gets that
+ * one logged: it could as well have copied it. */
 static void reopen_output(struct monitor *m, struct stream *stream, pid_t pid, int number)
 {
-	char path[48], target[16] = "";
+	char path[48];
+	struct statfs fs;
+	cleanup_fd int place = -1;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
-	if (readlink(path, target, sizeof(target) - 1) < 0 || strncmp(target, "pipe:", 5) != 0)
+	place = open(path, O_PATH | O_CLOEXEC);
+	if (place < 0 || fstatfs(place, &fs) < 0 || fs.f_type != PIPEFS_MAGIC ||
+	    !is_held_both_ways(pid, number))
 		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", place);
 	stream->source.fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (stream->source.fd >= 0)
 		watch(m, &stream->source, EPOLLIN);
 }
 
-static int check_adopt(const struct request *request)
+int adopt_container(struct monitor *m, struct container *c, const void *data)
 {
-	const uint64_t pid = request->head.a;
-
-	if (pid == 0 || pid > INT32_MAX || memchr(request->body, '\0', request->body_bytes))
-		return -EPROTO;
-	return 0;
-}
-
-int adopt_container(struct monitor *m, struct container *c, const struct request *request)
-{
+	const struct request *request = data;
 	const pid_t pid = (pid_t)request->head.a;
 	cleanup_fd int pidfd = -1;
-	int result = check_adopt(request);
+	int result;
 
-	if (result < 0)
-		return result;
+	if (pid <= 0 || request->head.a > INT32_MAX ||
+	    memchr(request->body, '\0', request->body_bytes))
+		return -EPROTO;
 	pidfd = k_pidfd_open(pid);
 	if (pidfd < 0)
 		return -ESRCH;
@@ -89,39 +92,30 @@ int adopt_container(struct monitor *m, struct container *c, const struct request
 	}
 	/* For a process that only has a receipt this is the news that it runs. */
 	journal_keep(&m->journal, record_of(c, REC_STARTED));
+	answer_started(m, c, MSG_STARTED);
 	return 0;
 }
 
-/* Before 6.13 nobody but the parent ever learns the status. */
-static bool can_tell_exit(int pidfd)
+/* What the kernel tells; false before 6.13, when nobody but the parent ever learns the status. */
+static bool read_info(int pidfd, struct k_pidfd_info *info)
 {
-	struct k_pidfd_info info = {0};
-
-	return ioctl(pidfd, K_PIDFD_GET_INFO, &info) == 0;
-}
-
-static bool read_exit(int pidfd, struct ending *ending)
-{
-	struct k_pidfd_info info = {.mask = K_PIDFD_INFO_EXIT};
-
-	if (ioctl(pidfd, K_PIDFD_GET_INFO, &info) < 0)
-		return false;
-	ending->status = info.exit_code;
-	return info.mask & K_PIDFD_INFO_EXIT;
+	*info = (struct k_pidfd_info){.mask = K_PIDFD_INFO_EXIT};
+	return ioctl(pidfd, K_PIDFD_GET_INFO, info) == 0;
 }
 
 /* Readable at the end, hung up when it is reaped: only then is the status there. */
-void pidfd_event(struct monitor *m, struct container *c, uint32_t events)
+void pidfd_event(struct monitor *m, void *owner, uint32_t events)
 {
+	struct container *c = owner;
 	struct epoll_event hangup_only = {.data.ptr = &c->pidfd};
-	struct ending ending = {0};
+	struct k_pidfd_info info;
+	const bool is_told = read_info(c->pidfd.fd, &info);
+	struct ending ending = {.status = info.exit_code};
 
-	if (!read_exit(c->pidfd.fd, &ending)) {
-		ending.is_unknown = true;
-		if (can_tell_exit(c->pidfd.fd) && !(events & EPOLLHUP)) {
-			epoll_ctl(m->epoll, EPOLL_CTL_MOD, c->pidfd.fd, &hangup_only);
-			return;
-		}
+	ending.is_unknown = !is_told || !(info.mask & K_PIDFD_INFO_EXIT);
+	if (is_told && ending.is_unknown && !(events & EPOLLHUP)) {
+		epoll_ctl(m->epoll, EPOLL_CTL_MOD, c->pidfd.fd, &hangup_only);
+		return;
 	}
 	dispatch(m, c, EVENT_GONE, &ending);
 }

@@ -1,15 +1,4 @@
-#define _GNU_SOURCE
 #include "base.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
 #define K_OPEN_TREE_CLONE 1u
 #define K_MOVE_FROM_EMPTY 0x04u
@@ -29,7 +18,7 @@ int checked(long result)
 
 int k_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
 {
-	struct k_open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve};
+	struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = resolve};
 	int fd;
 
 	/* RESOLVE_IN_ROOT answers EAGAIN when a rename raced with a "..": ask again. */
@@ -148,9 +137,9 @@ int write_file(const char *path, const char *text)
 }
 
 /* A small kernel file as a string: one read is enough for those. */
-int read_text(int dir, const char *path, char *text, size_t room)
+int read_text(const char *path, char *text, size_t room)
 {
-	cleanup_fd int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n;
 
 	if (fd < 0)
@@ -163,14 +152,14 @@ int read_text(int dir, const char *path, char *text, size_t room)
 }
 
 /* Source: proc(5), /proc/[pid]/stat; the name may hold spaces and brackets. */
-int start_ticks(int proc, pid_t pid, uint64_t *ticks)
+int start_ticks(pid_t pid, uint64_t *ticks)
 {
 	char path[32], text[1024];
 	char *at;
 	int result;
 
-	snprintf(path, sizeof(path), "%d/stat", (int)pid);
-	result = read_text(proc, path, text, sizeof(text));
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	result = read_text(path, text, sizeof(text));
 	if (result < 0)
 		return result == -ENOENT ? -ESRCH : result;
 	at = strrchr(text, ')');

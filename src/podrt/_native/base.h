@@ -1,28 +1,37 @@
-/* Kernel calls the C libraries lack or disagree on, and clean-up by scope.
- * Everything here returns -errno on failure. Our own names for the constants of the mount
- * interface: glibc and musl define different halves of them. */
-#ifndef PODRT_BASE_H
-#define PODRT_BASE_H
+/* What every file here needs: the usual headers, kernel calls the C libraries lack or disagree on,
+ * and clean-up by scope. Everything here returns -errno on failure. Our own names for the constants
+ * of the mount interface: glibc and musl define different halves of them. */
+#pragma once
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PATH_ROOM 4096
-
-struct k_open_how {
-	uint64_t flags;
-	uint64_t mode;
-	uint64_t resolve;
-};
-#define K_RESOLVE_NO_XDEV 0x01
-#define K_RESOLVE_NO_MAGICLINKS 0x02
-#define K_RESOLVE_NO_SYMLINKS 0x04
-#define K_RESOLVE_BENEATH 0x08
-#define K_RESOLVE_IN_ROOT 0x10
 
 struct k_mount_attr {
 	uint64_t attr_set;
@@ -73,9 +82,7 @@ int take_fd(int *fd);
 int write_all(int fd, const void *data, size_t bytes);
 int read_all(int fd, void *data, size_t bytes, off_t offset);
 int write_file(const char *path, const char *text);
-int read_text(int dir, const char *path, char *text, size_t room);
-int start_ticks(int proc, pid_t pid, uint64_t *ticks);
+int read_text(const char *path, char *text, size_t room);
+int start_ticks(pid_t pid, uint64_t *ticks);
 uint32_t crc32_of(const void *data, size_t bytes);
 uint64_t clock_ns(int clock);
-
-#endif

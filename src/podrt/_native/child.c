@@ -1,21 +1,8 @@
 /* The child: it executes its plan, one operation after the other, and becomes the program.
  * It allocates nothing; whatever goes wrong ends it over the report pipe. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <linux/futex.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "launch.h"
+
+#include <linux/futex.h>
 
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4u
@@ -84,15 +71,34 @@ static int open_stdio(const struct launch *launch)
 	return result < 0 ? result : open_output(launch->err[1], STDERR_FILENO);
 }
 
+/* From here on a monitor that dies takes us with it. One that died before sends no signal: then
+ * the parent is another by now. getppid() tells nothing across pid namespaces. */
+static int follow_monitor(struct child *child)
+{
+	char text[256] = "";
+	const char *at;
+
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return -errno;
+	if (pread(child->stat, text, sizeof(text) - 1, 0) < 0)
+		return 0;
+	at = strrchr(text, ')');
+	return at && strtol(at + strlen(") S"), NULL, 10) != child->launch->monitor ? -ESRCH : 0;
+}
+
 static int prepare(struct child *child)
 {
 	const struct launch *launch = child->launch;
 	int result;
 
 	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 ||
 	    prctl(PR_SET_NAME, "podrt-launch", 0, 0, 0) < 0 || setsid() < 0)
 		return -errno;
+	child->detail = "monitor";
+	child->stat = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+	result = child->stat < 0 ? -errno : follow_monitor(child);
+	if (result < 0)
+		return result;
 	umask(0);
 	if (setrlimit(RLIMIT_NOFILE, launch->files) < 0)
 		return -errno;
@@ -181,9 +187,6 @@ static int hold(struct child *child)
 {
 	int result;
 
-	/* A change of user has cleared it. */
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
-		return -errno;
 	__atomic_store_n(&child->launch->slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
 	result = tell(child, 0);
 	return result < 0 ? result : wait_for_go(child->launch->slot);
@@ -239,6 +242,9 @@ static int op_exec(struct child *child, struct reader payload)
 	(void)payload;
 	child->detail = plan->argv[0];
 	result = child_seal(child);
+	/* Once more: a change of user has cleared the signal. */
+	if (result == 0)
+		result = follow_monitor(child);
 	/* Not before the receipt is written: from here on we outlive the monitor. */
 	if (result == 0)
 		result = wait_for_go(child->launch->slot);
@@ -256,13 +262,6 @@ static int op_exec(struct child *child, struct reader payload)
 }
 
 /* LOG is the monitor's. */
-static int op_log(struct child *child, struct reader payload)
-{
-	(void)child;
-	(void)payload;
-	return 0;
-}
-
 static operation *const operations[OP_COUNT] = {
     [OP_SETNS] = op_setns,
     [OP_ROOT_OVERLAY] = op_root_overlay,
@@ -288,7 +287,6 @@ static operation *const operations[OP_COUNT] = {
     [OP_KEYRING] = op_keyring,
     [OP_CWD] = op_cwd,
     [OP_EXEC] = op_exec,
-    [OP_LOG] = op_log,
     [OP_PROPAGATION] = op_propagation,
 };
 
@@ -301,6 +299,7 @@ _Noreturn void child_main(const struct launch *launch)
 	    .null = -1,
 	    .blank = -1,
 	    .filter = -1,
+	    .stat = -1,
 	    .umask = DEFAULT_UMASK,
 	};
 	struct reader ops = plan_ops(&launch->plan), payload;
@@ -318,7 +317,8 @@ _Noreturn void child_main(const struct launch *launch)
 		child.detail = NULL;
 		child.flags = head.flags;
 		set_stage(&child, head.code);
-		result = operations[head.code](&child, payload);
+		if (head.code != OP_LOG)
+			result = operations[head.code](&child, payload);
 		if (result < 0)
 			die(&child, head.code, result);
 	}

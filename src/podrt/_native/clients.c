@@ -1,16 +1,9 @@
 /* Connections: messages in, replies out. A client that does not read is dropped, one that went
  * away cancels nothing. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
+#include "monitor.h"
+
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <unistd.h>
-
-#include "base.h"
-#include "monitor.h"
 
 /* What may wait for one client before it counts as stuck. */
 #define MAX_QUEUED (1u << 20)
@@ -30,30 +23,7 @@ static bool is_ours(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 && peer.uid == geteuid();
 }
 
-void client_accept(struct monitor *m)
-{
-	cleanup_fd int fd = accept4(m->listen.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	struct client *client;
-
-	if (fd < 0 || !is_ours(fd))
-		return;
-	client = calloc(1, sizeof(*client));
-	if (!client)
-		return;
-	client->source = (struct source){SOURCE_CLIENT, fd, client};
-	client->serial = ++m->last_serial;
-	client->last = &client->first;
-	if (watch(m, &client->source, EPOLLIN) < 0) {
-		free(client);
-		return;
-	}
-	take_fd(&fd);
-	client->next = m->clients;
-	m->clients = client;
-	m->had_client = true;
-}
-
-void client_close(struct monitor *m, struct client *client)
+static void client_close(struct monitor *m, struct client *client)
 {
 	struct client **at = &m->clients;
 
@@ -118,7 +88,7 @@ static void handle_message(struct monitor *m, struct client *client, struct msgh
 }
 
 /* One message a turn: between two starts the monitor looks at everything else. */
-void client_read(struct monitor *m, struct client *client)
+static void client_read(struct monitor *m, struct client *client)
 {
 	union {
 		char room[CMSG_SPACE(MAX_PASSED_FDS * sizeof(int))];
@@ -200,7 +170,28 @@ void reply_to(struct monitor *m, struct asker asker, struct reply reply)
 		client_close(m, client);
 }
 
-void client_flush(struct monitor *m, struct client *client)
+void reply_ok(struct monitor *m, const struct request *request)
+{
+	struct reply reply = {.head.type = MSG_OK};
+
+	memcpy(reply.head.id, request->head.id, ID_BYTES);
+	reply_to(m, request->asker, reply);
+}
+
+/* `error` is an errno, positive as in every reply. */
+void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
+		  const char *text)
+{
+	struct reply reply = {
+	    .head = {.type = MSG_FAILED, .arg = error, .a = stage},
+	    .body = text,
+	    .body_bytes = text ? strlen(text) : 0,
+	};
+
+	reply_to(m, asker, reply);
+}
+
+static void client_flush(struct monitor *m, struct client *client)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = &client->source};
 
@@ -221,23 +212,37 @@ void client_flush(struct monitor *m, struct client *client)
 	epoll_ctl(m->epoll, EPOLL_CTL_MOD, client->source.fd, &event);
 }
 
-void reply_ok(struct monitor *m, const struct request *request)
+static void client_event(struct monitor *m, void *owner, uint32_t events)
 {
-	struct reply reply = {.head.type = MSG_OK};
+	struct client *client = owner;
 
-	memcpy(reply.head.id, request->head.id, ID_BYTES);
-	reply_to(m, request->asker, reply);
+	if (events & EPOLLOUT)
+		client_flush(m, client);
+	if (client->source.fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+		client_read(m, client);
 }
 
-/* `error` is an errno, positive as in every reply. */
-void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
-		  const char *text)
+void client_accept(struct monitor *m, void *owner, uint32_t events)
 {
-	struct reply reply = {
-	    .head = {.type = MSG_FAILED, .arg = error, .a = stage},
-	    .body = text,
-	    .body_bytes = text ? strlen(text) : 0,
-	};
+	cleanup_fd int fd = accept4(m->listen.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct client *client;
 
-	reply_to(m, asker, reply);
+	(void)owner;
+	(void)events;
+	if (fd < 0 || !is_ours(fd))
+		return;
+	client = calloc(1, sizeof(*client));
+	if (!client)
+		return;
+	client->source = (struct source){client_event, fd, client};
+	client->serial = ++m->last_serial;
+	client->last = &client->first;
+	if (watch(m, &client->source, EPOLLIN) < 0) {
+		free(client);
+		return;
+	}
+	take_fd(&fd);
+	client->next = m->clients;
+	m->clients = client;
+	m->had_client = true;
 }

@@ -1,27 +1,16 @@
 /* What the program may do: identities, capabilities, limits, filter, and writes to procfs. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
+#include "launch.h"
+
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "base.h"
-#include "launch.h"
 
 #define LAST_CAPABILITY 63
 #define MAX_FILTER 4096 /* BPF_MAXINSNS */
 #define MAX_GROUPS 65536
-#define BELOW (K_RESOLVE_BENEATH | K_RESOLVE_NO_SYMLINKS | K_RESOLVE_NO_XDEV)
+#define BELOW (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
 
 struct cap_sets {
 	uint64_t effective, permitted, inheritable;
@@ -110,7 +99,7 @@ int op_caps(struct child *child, struct reader payload)
 	child->caps.inheritable = take_u64(&payload);
 	child->caps.ambient = take_u64(&payload);
 	child->has_caps_set = true;
-	return child->has_user || !child->launch->plan.has_user ? apply_caps(child) : 0;
+	return child->has_user || !plan_has(&child->launch->plan, OP_USER) ? apply_caps(child) : 0;
 }
 
 static int change_user(const struct child *child, uid_t uid, gid_t gid)
@@ -120,7 +109,7 @@ static int change_user(const struct child *child, uid_t uid, gid_t gid)
 	    (fchown(STDOUT_FILENO, uid, (gid_t)-1) < 0 ||
 	     fchown(STDERR_FILENO, uid, (gid_t)-1) < 0))
 		return -errno;
-	if (child->launch->plan.has_caps && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
+	if (plan_has(&child->launch->plan, OP_CAPS) && prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
 		return -errno;
 	if (syscall(SYS_setresgid, gid, gid, gid) < 0 || syscall(SYS_setresuid, uid, uid, uid) < 0)
 		return -errno;

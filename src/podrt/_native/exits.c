@@ -1,17 +1,7 @@
 /* Ends of processes: found, journaled, reaped and told, in this order. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
+
+#include <sys/wait.h>
 
 /* Of the directories that a container joins, the one that counts its OOM kills: the memory
  * hierarchy's on v1, the only one on v2. */
@@ -33,7 +23,7 @@ static bool read_count(const char *dir, const char *file, uint64_t *count)
 
 	if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path))
 		return false;
-	if (read_text(AT_FDCWD, path, text, sizeof(text)) < 0)
+	if (read_text(path, text, sizeof(text)) < 0)
 		return false;
 	line = strstr(text, "oom_kill ");
 	*count = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
@@ -83,38 +73,32 @@ static void close_output(struct monitor *m, struct container *c)
 	log_close(&c->log);
 }
 
+static void let_go(struct monitor *m, struct container *c)
+{
+	table_set_pid(&m->table, c, 0);
+	m->live--;
+}
+
 static void reap(struct monitor *m, struct container *c)
 {
 	if (c->pidfd.fd >= 0)
 		unwatch(m, &c->pidfd);
 	else
 		waitid(P_PID, (id_t)c->pid, NULL, WEXITED | WNOHANG);
-	table_set_pid(&m->table, c, 0);
-	m->live--;
-}
-
-static void answer_exit(struct monitor *m, const struct container *c, struct asker asker)
-{
-	struct reply reply = {
-	    .head = {.type = MSG_EXITED,
-		     .run = c->run,
-		     .arg = c->code,
-		     .a = c->ended_at_ns,
-		     .b = c->was_killed},
-	};
-
-	memcpy(reply.head.id, c->id, ID_BYTES);
-	reply_to(m, asker, reply);
+	let_go(m, c);
 }
 
 void answer_waiters(struct monitor *m, struct container *c)
 {
+	const struct wire_head ended = {
+	    .type = MSG_EXITED, .arg = c->code, .a = c->ended_at_ns, .b = c->was_killed};
+
 	while (c->waiters) {
 		struct waiter *waiter = c->waiters;
 
 		c->waiters = waiter->next;
 		if (c->state == STATE_EXITED || waiter->is_stop)
-			answer_exit(m, c, waiter->asker);
+			answer_about(m, c, waiter->asker, ended);
 		else
 			reply_failed(m, waiter->asker, ESRCH, 0, "it did not start");
 		free(waiter);
@@ -132,7 +116,7 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 	return 0;
 }
 
-void record_exit(struct monitor *m, struct container *c, const struct ending *ending)
+int record_exit(struct monitor *m, struct container *c, const void *ending)
 {
 	struct journal_record record;
 	bool is_failed_start = c->state == STATE_FAILING;
@@ -144,7 +128,7 @@ void record_exit(struct monitor *m, struct container *c, const struct ending *en
 		reap(m, c);
 		finish_failed_start(m, c);
 		answer_waiters(m, c);
-		return;
+		return 0;
 	}
 	record = record_of(c, REC_EXITED);
 	record.flags = c->exit_flags;
@@ -159,6 +143,7 @@ void record_exit(struct monitor *m, struct container *c, const struct ending *en
 		reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
 	c->starter = (struct asker){0};
 	answer_waiters(m, c);
+	return 0;
 }
 
 static int status_of(const siginfo_t *info)
@@ -180,10 +165,14 @@ void collect_children(struct monitor *m)
 		c = table_find_pid(&m->table, info.si_pid);
 		ending.status = status_of(&info);
 		if (c && c->pidfd.fd < 0) {
-			read_report(m, c);
+			read_report(m, c, 0);
 			dispatch(m, c, EVENT_GONE, &ending);
-		} else {
-			waitid(P_PID, (id_t)info.si_pid, NULL, WEXITED | WNOHANG);
+			if (c->pid != info.si_pid)
+				continue;
 		}
+		/* Whatever it was: one that stays would be found again and again. */
+		waitid(P_PID, (id_t)info.si_pid, NULL, WEXITED | WNOHANG);
+		if (c && c->pidfd.fd < 0)
+			let_go(m, c);
 	}
 }

@@ -1,13 +1,4 @@
 /* The group's journal: facts in the order they happened, one write(2) each. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
 
 #define RECORD_BYTES ((off_t)sizeof(struct journal_record))

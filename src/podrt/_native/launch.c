@@ -1,18 +1,7 @@
 /* Making the child: the monitor's side of a start. */
-#define _GNU_SOURCE
 #include "launch.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <linux/futex.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "base.h"
 
 /* Wakes the child only if it sleeps already: mostly it is still at work and just goes on. */
 void launch_go(struct slot *slot)
@@ -73,14 +62,10 @@ static void note_start(struct launch *launch, uint64_t before_ns)
 {
 	const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
 	uint64_t after_ns = clock_ns(CLOCK_BOOTTIME);
-	cleanup_fd int proc = -1;
 
 	launch->ticks = before_ns / tick_ns;
-	if (launch->ticks == after_ns / tick_ns)
-		return;
-	proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (proc >= 0)
-		start_ticks(proc, launch->pid, &launch->ticks);
+	if (launch->ticks != after_ns / tick_ns)
+		start_ticks(launch->pid, &launch->ticks);
 }
 
 int launch_clone(struct launch *launch)

@@ -1,14 +1,6 @@
 /* From a plan to a process: what the monitor prepares, and what the child does with it. */
-#ifndef PODRT_LAUNCH_H
-#define PODRT_LAUNCH_H
-
-#include <stdbool.h>
-#include <stdint.h>
-#include <sys/resource.h>
-#include <sys/types.h>
-
+#pragma once
 #include "plan.h"
-#include "wire.h"
 
 /* A few words that monitor and child share while the child sets itself up. */
 struct slot {
@@ -51,7 +43,7 @@ struct launch {
 	int out[2]; /* pipes: read end, write end */
 	int err[2];
 	int report[2];
-	pid_t pid;
+	pid_t pid, monitor;
 	uint64_t ticks;
 };
 
@@ -66,6 +58,7 @@ struct child {
 	int null;          /* the host's /dev/null, verified */
 	int blank;         /* the empty directory that masks directories */
 	int filter;        /* the seccomp filter's file */
+	int stat;          /* our own /proc/self/stat, as the monitor sees it */
 	bool has_caps_set; /* CAPS came by */
 	bool has_user;     /* USER came by */
 	bool is_sealed;    /* descriptors and signals are as the program shall find them */
@@ -93,5 +86,3 @@ int make_in_root(const struct child *child, const char *path);
 int make_file_in_root(const struct child *child, const char *path);
 int fs_options(int fs, struct list options);
 int verified_proc(struct child *child);
-
-#endif

@@ -1,17 +1,5 @@
 /* Output of containers, framed as k8s-file lines: time stamp, stream, F or P, text.
  * One write to the log for each burst that is read. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
 
 /* A longer line is cut in pieces. */
@@ -157,7 +145,7 @@ static void frame(struct scratch *scratch, struct stream *stream, const char *te
 }
 
 /* False when the pipe has ended. */
-bool stream_read(struct scratch *scratch, struct stream *stream)
+static bool stream_read(struct scratch *scratch, struct stream *stream)
 {
 	ssize_t n = read(stream->source.fd, scratch->read, READ_ROOM);
 
@@ -188,4 +176,13 @@ void stream_drain(struct scratch *scratch, struct stream *stream)
 	set_prefix(scratch, stream->name);
 	put_line(scratch, stream, NULL, 0, false);
 	flush(scratch, stream->log);
+}
+
+void stream_event(struct monitor *m, void *owner, uint32_t events)
+{
+	struct stream *stream = owner;
+
+	(void)events;
+	if (!stream_read(&m->scratch, stream))
+		unwatch(m, &stream->source);
 }

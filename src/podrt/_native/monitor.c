@@ -3,26 +3,10 @@
  * Parent and subreaper of one group's processes; keeper of its journal, logs and namespaces.
  * Descriptors on entry: 3 the group's lock (held for life), 4 the listening socket, 5 the
  * journal, 6 the group's run directory. It ends when nothing is left to watch. */
-#define _GNU_SOURCE
 #include "monitor.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
-#include <time.h>
-#include <unistd.h>
-
-#include "base.h"
 
 enum inherited { FD_LOCK = 3, FD_LISTEN = 4, FD_JOURNAL = 5, FD_RUN_DIR = 6, FD_FIRST_FREE = 7 };
 
@@ -81,6 +65,17 @@ static int parse_id(const char *text, uint8_t *id)
 	return 0;
 }
 
+static void handle_signals(struct monitor *m, void *owner, uint32_t events)
+{
+	struct signalfd_siginfo info;
+
+	(void)owner;
+	(void)events;
+	while (read(m->signals.fd, &info, sizeof(info)) > 0)
+		;
+	collect_children(m);
+}
+
 /* Every disposition at its default and every signal blocked: the children find the first when
  * they unblock, and nothing but SIGKILL can end the monitor. */
 static int set_signals(struct monitor *m)
@@ -91,7 +86,7 @@ static int set_signals(struct monitor *m)
 	k_block_signals(~0ull);
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
-	m->signals = (struct source){.kind = SOURCE_SIGNAL};
+	m->signals = (struct source){.on_event = handle_signals};
 	m->signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
 	return m->signals.fd < 0 ? -errno : 0;
 }
@@ -159,13 +154,15 @@ static int open_parts(struct monitor *m)
 	m->slots = mmap(NULL, SLOTS * sizeof(struct slot), both, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (m->slots == MAP_FAILED)
 		return -errno;
-	m->listen = (struct source){.kind = SOURCE_LISTEN, .fd = FD_LISTEN};
+	m->listen = (struct source){.on_event = client_accept, .fd = FD_LISTEN};
 	m->lock = FD_LOCK;
 	m->dir = FD_RUN_DIR;
 	m->started_ms = now_ms();
 	for (int i = 0; i < HELD_KINDS; i++)
 		m->held[i].fd = -1;
-	result = fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
+	result = start_ticks(getpid(), &m->ticks);
+	if (result == 0)
+		result = fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
 	if (result == 0)
 		result = journal_open(&m->journal, FD_JOURNAL);
 	if (result == 0)
@@ -178,75 +175,32 @@ static int open_parts(struct monitor *m)
 static int journal_self(struct monitor *m, enum record_kind kind)
 {
 	struct journal_record record = {.kind = (uint16_t)kind, .pid = getpid()};
-	cleanup_fd int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	memcpy(record.id, m->id, ID_BYTES);
-	if (proc >= 0)
-		start_ticks(proc, getpid(), &record.start_ticks);
+	record.start_ticks = m->ticks;
 	return journal_append(&m->journal, record);
 }
 
-static void handle_signals(struct monitor *m)
+/* For a monitor that is where it must not serve from. Its containers go on. */
+_Noreturn void give_up(struct monitor *m)
 {
-	struct signalfd_siginfo info;
-
-	while (read(m->signals.fd, &info, sizeof(info)) > 0)
-		;
-	collect_children(m);
+	journal_self(m, REC_MONITOR_DOWN);
+	_exit(1);
 }
 
-static void handle_output(struct monitor *m, struct stream *stream)
+static void at_latest(int64_t *until, bool counts, int64_t at)
 {
-	if (stream->source.fd >= 0 && !stream_read(&m->scratch, stream))
-		unwatch(m, &stream->source);
+	if (counts && (*until < 0 || at < *until))
+		*until = at;
 }
 
-static void handle_client(struct monitor *m, struct client *client, uint32_t events)
-{
-	if (client->source.fd >= 0 && events & EPOLLOUT)
-		client_flush(m, client);
-	if (client->source.fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		client_read(m, client);
-}
-
-static void handle_event(struct monitor *m, const struct epoll_event *event)
-{
-	struct source *source = event->data.ptr;
-
-	switch (source->kind) {
-	case SOURCE_LISTEN:
-		client_accept(m);
-		break;
-	case SOURCE_SIGNAL:
-		handle_signals(m);
-		break;
-	case SOURCE_CLIENT:
-		handle_client(m, source->owner, event->events);
-		break;
-	case SOURCE_REPORT:
-		read_report(m, source->owner);
-		break;
-	case SOURCE_OUTPUT:
-		handle_output(m, source->owner);
-		break;
-	case SOURCE_PIDFD:
-		if (source->fd >= 0)
-			pidfd_event(m, source->owner, event->events);
-		break;
-	}
-}
-
-/* Until when nothing has to be done unless something happens; -1: for ever. */
+/* How long nothing has to be done unless something happens; -1: for ever. */
 static int patience_ms(const struct monitor *m)
 {
 	int64_t until = next_kill_ms(m), now = now_ms();
-	int64_t first_client = m->had_client ? -1 : m->started_ms + FIRST_CLIENT_MS;
-	int64_t retry = m->journal.first ? now + JOURNAL_RETRY_MS : -1;
 
-	if (first_client >= 0 && (until < 0 || first_client < until))
-		until = first_client;
-	if (retry >= 0 && (until < 0 || retry < until))
-		until = retry;
+	at_latest(&until, !m->had_client, m->started_ms + FIRST_CLIENT_MS);
+	at_latest(&until, m->journal.first, now + JOURNAL_RETRY_MS);
 	if (until < 0)
 		return -1;
 	return until <= now ? 0 : (int)(until - now);
@@ -259,6 +213,13 @@ static bool is_needed(const struct monitor *m)
 	return !m->had_client && now_ms() < m->started_ms + FIRST_CLIENT_MS;
 }
 
+/* One that was closed by an earlier event of the same batch is not told. */
+static void tell(struct monitor *m, const struct source *source, uint32_t events)
+{
+	if (source->fd >= 0)
+		source->on_event(m, source->owner, events);
+}
+
 static void serve(struct monitor *m)
 {
 	while (true) {
@@ -267,13 +228,13 @@ static void serve(struct monitor *m)
 
 		if (!is_needed(m)) {
 			/* Somebody may be at the door already. */
-			client_accept(m);
+			client_accept(m, NULL, 0);
 			if (!is_needed(m))
 				return;
 		}
 		n = epoll_wait(m->epoll, events, EVENTS_AT_ONCE, patience_ms(m));
 		for (int i = 0; i < n; i++)
-			handle_event(m, &events[i]);
+			tell(m, events[i].data.ptr, events[i].events);
 		kill_overdue(m);
 		if (m->journal.first)
 			journal_retry(&m->journal);
@@ -298,8 +259,12 @@ static int run(const char *id, char *const *cgroups)
 		result = journal_self(m, REC_MONITOR_UP);
 	if (result < 0)
 		return result;
+	spaces_unlink(m, false);
 	serve(m);
-	return journal_self(m, REC_MONITOR_DOWN);
+	result = journal_self(m, REC_MONITOR_DOWN);
+	table_free(&m->table);
+	free(m->shm_path);
+	return result;
 }
 
 int main(int argc, char **argv)

@@ -1,28 +1,13 @@
 /* The monitor of one group: what it keeps, and the parts it consists of.
  * One thread, no globals; every part gets the struct monitor passed. */
-#ifndef PODRT_MONITOR_H
-#define PODRT_MONITOR_H
-
-#include <stdbool.h>
-#include <stdint.h>
-#include <sys/resource.h>
-#include <sys/types.h>
-
+#pragma once
 #include "launch.h"
-#include "wire.h"
 
-/* What an epoll event belongs to. */
-enum source_kind {
-	SOURCE_LISTEN,
-	SOURCE_SIGNAL,
-	SOURCE_CLIENT,
-	SOURCE_REPORT,
-	SOURCE_OUTPUT,
-	SOURCE_PIDFD,
-};
-
+/* A descriptor that is watched, and who is told of its events. */
+struct monitor;
+typedef void listener(struct monitor *m, void *owner, uint32_t events);
 struct source {
-	enum source_kind kind;
+	listener *on_event;
 	int fd;
 	void *owner;
 };
@@ -51,7 +36,7 @@ struct stream {
 struct scratch;
 int log_open(struct log *log, const char *path, uint64_t max_bytes);
 void log_close(struct log *log);
-bool stream_read(struct scratch *scratch, struct stream *stream);
+listener stream_event;
 void stream_drain(struct scratch *scratch, struct stream *stream);
 
 /* Buffers that serve one event at a time, and the time stamp's cached seconds. */
@@ -115,11 +100,7 @@ struct reply {
 	size_t body_bytes;
 };
 
-struct monitor;
-void client_accept(struct monitor *m);
-void client_read(struct monitor *m, struct client *client);
-void client_flush(struct monitor *m, struct client *client);
-void client_close(struct monitor *m, struct client *client);
+listener client_accept;
 void reply_to(struct monitor *m, struct asker asker, struct reply reply);
 void reply_ok(struct monitor *m, const struct request *request);
 void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
@@ -161,7 +142,7 @@ struct waiter {
 struct failure {
 	int error;
 	uint32_t stage;
-	char text[];
+	char *text;
 };
 
 struct container {
@@ -181,7 +162,7 @@ struct container {
 	struct log log;
 	struct slot *slot;
 	struct asker starter;
-	struct failure *failure;
+	struct failure failure;
 	struct waiter *waiters;
 	char *memory_dir;
 	int64_t kill_at_ms; /* 0: none */
@@ -195,9 +176,9 @@ struct container {
 	uint64_t ended_at_ns;
 };
 
+#define BUCKETS 256
 struct table {
-	struct container **by_id, **by_pid;
-	uint32_t room, count;
+	struct container *by_id[BUCKETS], *by_pid[BUCKETS];
 };
 
 #define SLOTS 4096
@@ -212,6 +193,7 @@ struct monitor {
 	uint64_t last_serial;
 	bool had_client;
 	int64_t started_ms;
+	uint64_t ticks; /* when the monitor itself started */
 	struct slot *slots;
 	struct held_ns held[HELD_KINDS];
 	uint32_t held_flags;
@@ -231,15 +213,23 @@ struct container *table_find_pid(const struct table *table, pid_t pid);
 struct container *table_add(struct table *table, const uint8_t *id);
 void table_set_pid(struct table *table, struct container *c, pid_t pid);
 void table_remove(struct table *table, struct container *c);
+void table_free(struct table *table);
 
 int watch(struct monitor *m, struct source *source, uint32_t events);
 void unwatch(struct monitor *m, struct source *source);
 void bury(struct monitor *m, struct grave *grave);
 int64_t now_ms(void);
+_Noreturn void give_up(struct monitor *m);
 
 /* Fields of a record that the container knows; callers add what is special. */
 struct journal_record record_of(const struct container *c, enum record_kind kind);
 
+void answer_about(struct monitor *m, const struct container *c, struct asker asker,
+		  struct wire_head head);
+void answer_started(struct monitor *m, struct container *c, uint16_t type);
+
+/* What an event does in a state; `data` is the request, report or ending that it came with. */
+typedef int handler(struct monitor *m, struct container *c, const void *data);
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data);
 void handle_request(struct monitor *m, struct request *request);
 void kill_overdue(struct monitor *m);
@@ -247,8 +237,8 @@ int64_t next_kill_ms(const struct monitor *m);
 int signal_container(const struct container *c, int sig);
 
 /* ---- starts.c ---- */
-int start_container(struct monitor *m, struct container *c, const struct request *request);
-void read_report(struct monitor *m, struct container *c);
+handler start_container;
+listener read_report;
 void fail_start(struct container *c, int error, uint32_t stage, const char *text);
 void close_report(struct monitor *m, struct container *c);
 void finish_failed_start(struct monitor *m, struct container *c);
@@ -259,17 +249,16 @@ struct ending {
 	bool is_unknown;
 };
 void collect_children(struct monitor *m);
-void record_exit(struct monitor *m, struct container *c, const struct ending *ending);
+handler record_exit;
 void answer_waiters(struct monitor *m, struct container *c);
 int add_waiter(struct container *c, struct asker asker, bool is_stop);
 char *find_memory_dir(const char *dirs, uint32_t bytes);
 
 /* ---- adopt.c ---- */
-int adopt_container(struct monitor *m, struct container *c, const struct request *request);
-void pidfd_event(struct monitor *m, struct container *c, uint32_t events);
+handler adopt_container;
+listener pidfd_event;
 
 /* ---- spaces.c ---- */
 int spaces_setup(struct monitor *m, const struct request *request);
 int spaces_release(struct monitor *m, const struct request *request);
-
-#endif
+void spaces_unlink(const struct monitor *m, bool with_marks);

@@ -1,18 +1,7 @@
 /* Mounts, masks and read-only paths of a container, all made and placed by descriptor. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/vfs.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "launch.h"
+
+#include <sys/sysmacros.h>
 
 static bool is_procfs(int fd)
 {
@@ -86,7 +75,7 @@ static int make_filesystem(struct child *child, const struct filesystem *what)
 static int open_kernel_place(struct child *child, const char *dest)
 {
 	int fd = k_openat2(child->root, dest, O_PATH | O_DIRECTORY,
-			   K_RESOLVE_IN_ROOT | K_RESOLVE_NO_SYMLINKS);
+			   RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
 
 	return fd == -ENOENT ? make_in_root(child, dest) : fd;
 }
@@ -122,21 +111,26 @@ int op_mount(struct child *child, struct reader payload)
 	return result;
 }
 
+/* A file system without options but those of `settings`, key and value in turn, up to a NULL. */
+static int plain_mount(const char *type, const char *const *settings)
+{
+	cleanup_fd int fs = k_fsopen(type);
+	int result = fs;
+
+	for (; result >= 0 && *settings; settings += 2)
+		result = k_fsconfig(fs, K_SET_STRING, settings[0], settings[1]);
+	if (result >= 0)
+		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
+	return result < 0 ? result : k_fsmount(fs, K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC);
+}
+
 /* A procfs of our own pid namespace that nobody can have prepared. */
 int verified_proc(struct child *child)
 {
-	cleanup_fd int fs = -1;
-	int result;
+	const char *const none[] = {NULL};
 
-	if (child->proc >= 0)
-		return child->proc;
-	fs = k_fsopen("proc");
-	if (fs < 0)
-		return fs;
-	result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
-	if (result < 0)
-		return result;
-	child->proc = k_fsmount(fs, K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC);
+	if (child->proc < 0)
+		child->proc = plain_mount("proc", none);
 	if (child->proc >= 0 && !is_procfs(child->proc)) {
 		close_fd(&child->proc);
 		return -EINVAL;
@@ -229,33 +223,20 @@ static int mask_file(struct child *child, int place)
 	return tree < 0 ? tree : k_move_mount(tree, place);
 }
 
-static int make_blank(struct child *child)
-{
-	const uint64_t attrs = K_ATTR_RDONLY | K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC;
-	cleanup_fd int fs = k_fsopen("tmpfs");
-	int result = fs;
-
-	if (result >= 0)
-		result = k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1");
-	if (result >= 0)
-		result = k_fsconfig(fs, K_SET_STRING, "mode", "755");
-	if (result >= 0)
-		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
-	if (result >= 0)
-		result = k_fsmount(fs, attrs);
-	child->blank = result;
-	return result;
-}
-
 /* One empty read-only directory serves every masked one. */
 static int mask_directory(struct child *child, int place)
 {
+	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
+	const char *const settings[] = {"nr_inodes", "1", "mode", "755", NULL};
 	cleanup_fd int tree = -1;
-	int blank;
+	int result;
 
 	if (child->blank < 0) {
-		blank = make_blank(child);
-		return blank < 0 ? blank : k_move_mount(blank, place);
+		child->blank = plain_mount("tmpfs", settings);
+		result = child->blank;
+		if (result >= 0)
+			result = k_mount_setattr(child->blank, false, &read_only);
+		return result < 0 ? result : k_move_mount(child->blank, place);
 	}
 	tree = k_open_tree(child->blank, "", false);
 	return tree < 0 ? tree : k_move_mount(tree, place);

@@ -1,19 +1,11 @@
 /* Paths inside a rootfs. The rootfs is a stranger's: every path is resolved by openat2 below
  * the new root, and what is missing is made under the directory that was opened, never by a
  * path that the kernel would walk again. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "launch.h"
 
-#define IN_ROOT (K_RESOLVE_IN_ROOT | K_RESOLVE_NO_MAGICLINKS)
+#include <sys/sysmacros.h>
+
+#define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 
 int open_in_root(const struct child *child, const char *path)
 {
@@ -27,11 +19,14 @@ static int open_directory(const struct child *child, const char *path)
 	return k_openat2(child->root, *path ? path : ".", O_PATH | O_DIRECTORY, IN_ROOT);
 }
 
-/* One missing component: made under `parent`, then opened there and nowhere else. */
+/* One missing component: made under `parent`, then opened there and nowhere else. A ".." that
+ * seems to be missing is one whose directory was just moved away: it would lead out. */
 static int make_component(int parent, const char *name)
 {
 	int fd;
 
+	if (!strcmp(name, ".") || !strcmp(name, ".."))
+		return -EINVAL;
 	if (mkdirat(parent, name, 0755) < 0 && errno != EEXIST)
 		return -errno;
 	fd = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

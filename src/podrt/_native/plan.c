@@ -1,13 +1,4 @@
-#define _GNU_SOURCE
 #include "plan.h"
-
-#include <errno.h>
-#include <sched.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
-
-#include "base.h"
 
 #define ALLOWED_CLONE_FLAGS                                                                        \
 	((uint32_t)(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWCGROUP | CLONE_NEWNET | CLONE_NEWIPC |   \
@@ -153,15 +144,15 @@ struct reader plan_ops(const struct plan *plan)
 	return (struct reader){start + sizeof(header), start + header.total_bytes};
 }
 
-const struct op_head *take_op(struct reader *ops, struct op_head *head, struct reader *payload)
+bool take_op(struct reader *ops, struct op_head *head, struct reader *payload)
 {
 	if (ops->at >= ops->end)
-		return NULL;
+		return false;
 	memcpy(head, ops->at, sizeof(*head));
 	payload->at = ops->at + sizeof(*head);
 	payload->end = ops->at + head->bytes;
 	ops->at = payload->end;
-	return head;
+	return true;
 }
 
 static int fill_strings(char ***strings, struct list list)
@@ -201,6 +192,7 @@ static void note_setns(struct plan *plan, struct reader payload)
 /* What the monitor itself has to know of an operation. */
 static int note_op(struct plan *plan, const struct op_head *head, struct reader payload)
 {
+	plan->seen |= 1u << head->code;
 	switch (head->code) {
 	case OP_LOG:
 		plan->log_path = take_str(&payload);
@@ -215,15 +207,6 @@ static int note_op(struct plan *plan, const struct op_head *head, struct reader 
 		return 0;
 	case OP_CWD:
 		plan->new_cwd = head->flags & 1 ? take_str(&payload) : NULL;
-		return 0;
-	case OP_CAPS:
-		plan->has_caps = true;
-		return 0;
-	case OP_USER:
-		plan->has_user = true;
-		return 0;
-	case OP_PROPAGATION:
-		plan->has_propagation = true;
 		return 0;
 	case OP_EXEC:
 		return note_exec(plan, payload);

@@ -1,11 +1,7 @@
 /* A plan in memory. plan_load checks every length once, so the takers that the child uses
  * afterwards cannot fail. */
-#ifndef PODRT_PLAN_H
-#define PODRT_PLAN_H
-
-#include <stdbool.h>
-#include <stdint.h>
-
+#pragma once
+#include "base.h"
 #include "wire.h"
 
 struct reader {
@@ -28,22 +24,23 @@ struct plan {
 	const char *filter_path; /* of SECCOMP, opened before the root changes */
 	const char *new_cwd;     /* of CWD, if it is to be made when missing */
 	const char *pid_ns;      /* of SETNS: must be entered before the clone */
-	bool has_caps;
-	bool has_user;
-	bool has_propagation;
-	uint32_t held_ns; /* CLONE_NEW* that the plan takes from the monitor */
+	uint32_t seen;           /* a bit for each code of its operations */
+	uint32_t held_ns;        /* CLONE_NEW* that the plan takes from the monitor */
 	char **argv;
 	char **envp;
 };
 
+static inline bool plan_has(const struct plan *plan, enum op_code code)
+{
+	return plan->seen >> code & 1;
+}
+
 int plan_load(struct plan *plan, int fd);
 void plan_free(struct plan *plan);
 struct reader plan_ops(const struct plan *plan);
-const struct op_head *take_op(struct reader *ops, struct op_head *head, struct reader *payload);
+bool take_op(struct reader *ops, struct op_head *head, struct reader *payload);
 
 uint32_t take_u32(struct reader *from);
 uint64_t take_u64(struct reader *from);
 const char *take_str(struct reader *from);
 struct list take_list(struct reader *from);
-
-#endif

@@ -1,8 +1,4 @@
 /* Requests of clients, checked and handed to whoever knows. */
-#include <errno.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "monitor.h"
 
 static int answer_hello(struct monitor *m, const struct request *request)
@@ -20,25 +16,22 @@ static int answer_hello(struct monitor *m, const struct request *request)
 	return 0;
 }
 
-/* A container is known from its first START or ADOPT on. */
-static int dispatch_new(struct monitor *m, const struct request *request, enum event event)
+/* A container is known from its first START or ADOPT on; forgetting it twice is forgetting. */
+static int ask_container(struct monitor *m, const struct request *request, enum event event)
 {
 	struct container *c = table_find(&m->table, request->head.id);
+	const bool makes = event == EVENT_START || event == EVENT_ADOPT;
+	const uint32_t run = makes || event == EVENT_FORGET ? 0 : request->head.run;
 
-	if (!c)
+	if (!c && event == EVENT_FORGET) {
+		reply_ok(m, request);
+		return 0;
+	}
+	if (!c && makes)
 		c = table_add(&m->table, request->head.id);
-	return c ? dispatch(m, c, event, request) : -ENOMEM;
-}
-
-/* Forgetting twice is forgetting. */
-static int ask_forget(struct monitor *m, const struct request *request)
-{
-	struct container *c = table_find(&m->table, request->head.id);
-
-	if (c)
-		return dispatch(m, c, EVENT_FORGET, request);
-	reply_ok(m, request);
-	return 0;
+	if (!c)
+		return makes ? -ENOMEM : -ESRCH;
+	return run == 0 || run == c->run ? dispatch(m, c, event, request) : -ESRCH;
 }
 
 static int note_fact(struct monitor *m, const struct request *request, enum record_kind kind)
@@ -78,33 +71,27 @@ static int note_removing(struct monitor *m, const struct request *request)
 
 static int handle(struct monitor *m, const struct request *request)
 {
-	static const enum event events[] = {
-	    [MSG_RELEASE] = EVENT_RELEASE,
-	    [MSG_SIGNAL] = EVENT_SIGNAL,
-	    [MSG_STOP] = EVENT_STOP,
-	    [MSG_WAIT] = EVENT_WAIT,
-	};
-	struct container *c;
-
 	switch (request->head.type) {
 	case MSG_HELLO:
 		return answer_hello(m, request);
 	case MSG_SETUP:
 		return spaces_setup(m, request);
 	case MSG_START:
-		return request->fd < 0 ? -EPROTO : dispatch_new(m, request, EVENT_START);
+		return request->fd < 0 ? -EPROTO : ask_container(m, request, EVENT_START);
 	case MSG_ADOPT:
-		return dispatch_new(m, request, EVENT_ADOPT);
+		return ask_container(m, request, EVENT_ADOPT);
 	case MSG_RELEASE:
+		return ask_container(m, request, EVENT_RELEASE);
 	case MSG_SIGNAL:
+		return ask_container(m, request, EVENT_SIGNAL);
 	case MSG_STOP:
+		return ask_container(m, request, EVENT_STOP);
 	case MSG_WAIT:
-		c = table_find(&m->table, request->head.id);
-		return c ? dispatch(m, c, events[request->head.type], request) : -ESRCH;
+		return ask_container(m, request, EVENT_WAIT);
 	case MSG_REMOVING:
 		return note_removing(m, request);
 	case MSG_FORGET:
-		return ask_forget(m, request);
+		return ask_container(m, request, EVENT_FORGET);
 	case MSG_RELEASE_NS:
 		return spaces_release(m, request);
 	case MSG_PAUSE:

@@ -1,20 +1,5 @@
 /* The root of a container: where it comes from, and the switch to it. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "launch.h"
-
-/* fsconfig takes strings of at most 255 bytes. Source: fs/fsopen.c. */
-#define FSCONFIG_ROOM 256
 
 /* Text built piece by piece in a fixed room; a piece that does not fit is remembered. */
 struct text {
@@ -60,30 +45,14 @@ struct overlay {
 	struct list options;
 };
 
-static int set_lower(int fs, struct list lower)
-{
-	char room[FSCONFIG_ROOM];
-	struct text joined = {.start = room, .room = sizeof(room)};
-
-	text_join(&joined, lower, "\\:");
-	if (!joined.is_cut)
-		return k_fsconfig(fs, K_SET_STRING, "lowerdir", room);
-	for (uint32_t i = 0; i < lower.count; i++) {
-		int result = k_fsconfig(fs, K_SET_STRING, "lowerdir+", take_str(&lower.items));
-
-		if (result < 0)
-			return result;
-	}
-	return 0;
-}
-
 static int overlay_by_fsopen(const struct overlay *overlay)
 {
 	cleanup_fd int fs = k_fsopen("overlay");
+	struct list lower = overlay->lower;
 	int result = fs;
 
-	if (result >= 0)
-		result = set_lower(fs, overlay->lower);
+	for (uint32_t i = 0; result >= 0 && i < lower.count; i++)
+		result = k_fsconfig(fs, K_SET_STRING, "lowerdir+", take_str(&lower.items));
 	if (result >= 0 && *overlay->upper)
 		result = k_fsconfig(fs, K_SET_STRING, "upperdir", overlay->upper);
 	if (result >= 0 && *overlay->upper)
@@ -95,7 +64,7 @@ static int overlay_by_fsopen(const struct overlay *overlay)
 	return result < 0 ? result : k_fsmount(fs, 0);
 }
 
-/* Before 6.8 only mount(2) takes layers whose paths are longer together than 255 bytes. */
+/* Before 6.8 there is no `lowerdir+`, and fsconfig takes no string of more than 255 bytes. */
 static int overlay_by_mount(const struct overlay *overlay, const char *place)
 {
 	char room[PATH_ROOM];
@@ -189,7 +158,7 @@ int op_pivot(struct child *child, struct reader payload)
 		return result;
 	if (umount2(".", MNT_DETACH) < 0 || chdir("/") < 0)
 		return -errno;
-	if (!child->launch->plan.has_propagation &&
+	if (!plan_has(&child->launch->plan, OP_PROPAGATION) &&
 	    mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return -errno;
 	if (!(child->flags & 1))

@@ -1,31 +1,21 @@
 /* The namespaces that the containers of a pod share: held as descriptors, without a process. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <net/if.h>
-#include <sched.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mount.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/vfs.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
+
+#include <inttypes.h>
+#include <net/if.h>
+#include <sys/socket.h>
 
 #define HOSTNAME_ROOM 65
 
+/* Below the run directory: a link for nsenter and OCI runtimes, and a mark that tells the next
+ * monitor the inode. */
 static const struct {
 	uint32_t type;
-	const char *name;
+	const char *name, *link, *mark;
 } kinds[HELD_KINDS] = {
-    {CLONE_NEWNET, "net"},
-    {CLONE_NEWIPC, "ipc"},
-    {CLONE_NEWUTS, "uts"},
+    {CLONE_NEWNET, "net", "ns/net", "ns/.net"},
+    {CLONE_NEWIPC, "ipc", "ns/ipc", "ns/.ipc"},
+    {CLONE_NEWUTS, "uts", "ns/uts", "ns/.uts"},
 };
 
 static void drop(struct held_ns *held)
@@ -89,20 +79,20 @@ static int make_spaces(uint32_t flags, const char *hostname, uint32_t hostname_b
 	return result;
 }
 
-/* Makes new ones and comes back. Not coming back would leave the monitor in the pod's: the
- * caller ends it then. */
+/* Makes new ones and comes back; a monitor that cannot must not go on in the pod's. */
 static int make_held(struct monitor *m, uint32_t flags, const struct request *request)
 {
 	struct held_ns home[HELD_KINDS];
-	int result = open_spaces(home, 0, flags), back;
+	int result = open_spaces(home, 0, flags);
 
 	if (result == 0)
 		result = make_spaces(flags, request->body, request->body_bytes);
 	if (result == 0)
 		result = open_spaces(m->held, 0, flags);
-	back = enter(home);
+	if (enter(home) < 0)
+		give_up(m);
 	drop(home);
-	return result < 0 ? result : back;
+	return result;
 }
 
 /* The pod's /dev/shm, in the monitor's mount namespace only; every container takes a clone. */
@@ -117,19 +107,36 @@ static int mount_shm(struct monitor *m, uint64_t bytes)
 	return 0;
 }
 
-/* For nsenter and OCI runtimes; whoever wants them makes the directory `ns`. */
+static void replace_link(const struct monitor *m, const char *target, const char *name)
+{
+	unlinkat(m->dir, name, 0);
+	if (symlinkat(target, m->dir, name) < 0)
+		return;
+}
+
 static void link_spaces(const struct monitor *m)
 {
-	for (int i = 0; i < HELD_KINDS; i++) {
-		char name[16], target[48];
+	char target[48];
 
+	mkdirat(m->dir, "ns", 0700);
+	for (int i = 0; i < HELD_KINDS; i++) {
 		if (m->held[i].fd < 0)
 			continue;
-		snprintf(name, sizeof(name), "ns/%s", kinds[i].name);
 		snprintf(target, sizeof(target), "/proc/%d/fd/%d", (int)getpid(), m->held[i].fd);
-		unlinkat(m->dir, name, 0);
-		if (symlinkat(target, m->dir, name) < 0)
-			return;
+		replace_link(m, target, kinds[i].link);
+		snprintf(target, sizeof(target), "%" PRIu64, m->held[i].inode);
+		replace_link(m, target, kinds[i].mark);
+	}
+}
+
+/* A dead monitor's links lead to whatever process has its number now; its marks are kept until
+ * the namespaces are given up. */
+void spaces_unlink(const struct monitor *m, bool with_marks)
+{
+	for (int i = 0; i < HELD_KINDS; i++) {
+		unlinkat(m->dir, kinds[i].link, 0);
+		if (with_marks)
+			unlinkat(m->dir, kinds[i].mark, 0);
 	}
 }
 
@@ -142,31 +149,34 @@ static void release_all(struct monitor *m)
 	m->has_shm = false;
 }
 
-/* After a monitor's death: a member that still runs is in the pod's namespaces. */
-static pid_t find_member(const struct monitor *m)
+static bool is_marked(const struct monitor *m)
 {
-	for (uint32_t i = 0; i < m->table.room; i++)
-		for (struct container *c = m->table.by_pid[i]; c; c = c->next_by_pid)
-			if (c->pidfd.fd >= 0)
-				return c->pid;
-	return 0;
+	for (int i = 0; i < HELD_KINDS; i++) {
+		char text[48] = "";
+
+		if (m->held[i].fd < 0)
+			continue;
+		if (readlinkat(m->dir, kinds[i].mark, text, sizeof(text) - 1) < 0 ||
+		    strtoull(text, NULL, 10) != m->held[i].inode)
+			return false;
+	}
+	return true;
 }
 
-static int take_from_member(struct monitor *m, pid_t member, uint32_t flags)
+/* After a monitor's death: a member that still runs is in the pod's namespaces, unless it was
+ * allowed to leave them. What it went to must not become the pod's. */
+static pid_t take_from_member(struct monitor *m, uint32_t flags)
 {
-	struct held_ns home[HELD_KINDS];
-	int result = open_spaces(home, 0, flags);
-
-	if (result == 0)
-		result = member ? open_spaces(m->held, member, flags) : -ESRCH;
-	/* A member that is where we are shares nothing with its pod. */
-	for (int i = 0; result == 0 && i < HELD_KINDS; i++)
-		if (m->held[i].fd >= 0 && m->held[i].inode == home[i].inode)
-			result = -ESRCH;
-	drop(home);
-	if (result < 0)
-		drop(m->held);
-	return result;
+	for (uint32_t i = 0; i < BUCKETS; i++) {
+		for (struct container *c = m->table.by_pid[i]; c; c = c->next_by_pid) {
+			if (c->pidfd.fd < 0)
+				continue;
+			if (open_spaces(m->held, c->pid, flags) == 0 && is_marked(m))
+				return c->pid;
+			drop(m->held);
+		}
+	}
+	return 0;
 }
 
 /* The mount at /dev/shm of a member, as a clone that belongs to nobody yet. */
@@ -177,7 +187,7 @@ static int clone_shm(int mount_ns)
 
 	if (setns(mount_ns, CLONE_NEWNS) < 0)
 		return -errno;
-	place = k_openat2(AT_FDCWD, "/dev/shm", O_PATH | O_DIRECTORY, K_RESOLVE_NO_SYMLINKS);
+	place = k_openat2(AT_FDCWD, "/dev/shm", O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
 	if (place < 0)
 		return place;
 	if (fstatfs(place, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
@@ -198,7 +208,7 @@ static int take_shm(struct monitor *m, pid_t member)
 		return -errno;
 	tree = clone_shm(there);
 	if (setns(home, CLONE_NEWNS) < 0)
-		return -errno;
+		give_up(m);
 	place = open(m->shm_path, O_PATH | O_CLOEXEC);
 	if (tree < 0 || place < 0)
 		return tree < 0 ? tree : -errno;
@@ -257,12 +267,9 @@ int spaces_setup(struct monitor *m, const struct request *request)
 		answer_spaces(m, request);
 		return 0;
 	}
-	member = find_member(m);
-	result = take_from_member(m, member, flags);
-	if (result < 0) {
-		member = 0;
+	member = take_from_member(m, flags);
+	if (!member)
 		result = make_held(m, flags, request);
-	}
 	m->held_flags = flags;
 	if (result == 0 && flags & CLONE_NEWIPC && request->head.a > 0 &&
 	    (!member || take_shm(m, member) < 0))
@@ -289,6 +296,7 @@ int spaces_release(struct monitor *m, const struct request *request)
 	if (result < 0)
 		return result;
 	release_all(m);
+	spaces_unlink(m, true);
 	reply_ok(m, request);
 	return 0;
 }

@@ -1,16 +1,5 @@
 /* Starting a container: everything between the START message and the news that exec succeeded
  * or did not. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
 
 /* From so many processes on, what a copied descriptor table costs is worth two messages. */
@@ -51,19 +40,11 @@ void close_report(struct monitor *m, struct container *c)
 	free_slot(c);
 }
 
-/* The process, if there is one, only has to end: then the failure is told. */
+/* The process, if there is one, only has to end: then the failure is told. The first counts. */
 void fail_start(struct container *c, int error, uint32_t stage, const char *text)
 {
-	size_t bytes = text ? strlen(text) + 1 : 1;
-
-	if (!c->failure) {
-		c->failure = malloc(sizeof(*c->failure) + bytes);
-		if (c->failure) {
-			c->failure->error = error;
-			c->failure->stage = stage;
-			memcpy(c->failure->text, text ? text : "", bytes);
-		}
-	}
+	if (!c->failure.error)
+		c->failure = (struct failure){error, stage, text ? strdup(text) : NULL};
 	c->state = STATE_FAILING;
 	if (c->pid > 0)
 		signal_container(c, SIGKILL);
@@ -72,33 +53,27 @@ void fail_start(struct container *c, int error, uint32_t stage, const char *text
 /* Journaled, then told. A journal that is full cannot keep a failure: it is told all the same. */
 void finish_failed_start(struct monitor *m, struct container *c)
 {
-	const struct failure *failure = c->failure;
 	struct journal_record record = record_of(c, REC_START_FAILED);
 
-	record.error = failure ? failure->error : ENOMEM;
-	record.a = failure ? failure->stage : STAGE_SETUP;
+	record.error = c->failure.error;
+	record.a = c->failure.stage;
 	journal_append(&m->journal, record);
 	c->state = STATE_IDLE;
-	reply_failed(m, c->starter, record.error, (uint32_t)record.a,
-		     failure ? failure->text : NULL);
+	reply_failed(m, c->starter, c->failure.error, c->failure.stage, c->failure.text);
 	c->starter = (struct asker){0};
-	free(c->failure);
-	c->failure = NULL;
-}
-
-static void close_pair(int *pair)
-{
-	close_fd(&pair[0]);
-	close_fd(&pair[1]);
+	free(c->failure.text);
+	c->failure = (struct failure){0};
 }
 
 static void launch_clean(struct launch *launch)
 {
 	plan_free(&launch->plan);
 	close_fd(&launch->cgroup);
-	close_pair(launch->out);
-	close_pair(launch->err);
-	close_pair(launch->report);
+	for (int i = 0; i < 2; i++) {
+		close_fd(&launch->out[i]);
+		close_fd(&launch->err[i]);
+		close_fd(&launch->report[i]);
+	}
 }
 
 static int open_pipes(struct launch *launch)
@@ -255,12 +230,14 @@ static void reset_run(struct container *c, const struct request *request)
 	c->memory_dir = find_memory_dir(request->body, request->body_bytes);
 }
 
-int start_container(struct monitor *m, struct container *c, const struct request *request)
+int start_container(struct monitor *m, struct container *c, const void *data)
 {
+	const struct request *request = data;
 	struct launch launch __attribute__((cleanup(launch_clean))) = {
 	    .held = m->held,
 	    .shm_path = m->shm_path,
 	    .files = &m->files,
+	    .monitor = getpid(),
 	    .cgroup = -1,
 	    .out = {-1, -1},
 	    .err = {-1, -1},
@@ -308,8 +285,11 @@ static void report_ended(struct monitor *m, struct container *c)
 		fail_start(c, EIO, stage, "the process was killed while it was set up");
 }
 
-void read_report(struct monitor *m, struct container *c)
+void read_report(struct monitor *m, void *owner, uint32_t events)
 {
+	struct container *c = owner;
+
+	(void)events;
 	while (c->report.fd >= 0) {
 		struct report report;
 		ssize_t n = read(c->report.fd, &report, sizeof(report));

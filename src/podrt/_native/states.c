@@ -1,16 +1,5 @@
 /* What each event does in each state: the table at the end is the life of a container here. */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include "base.h"
 #include "monitor.h"
-
-typedef int handler(struct monitor *m, struct container *c, const void *data);
 
 struct journal_record record_of(const struct container *c, enum record_kind kind)
 {
@@ -40,60 +29,35 @@ static bool asks_to_end(int sig)
 	return sig == SIGTERM || sig == SIGKILL || sig == SIGINT || sig == SIGQUIT;
 }
 
-static bool is_other_run(const struct container *c, const struct request *request)
+void answer_about(struct monitor *m, const struct container *c, struct asker asker,
+		  struct wire_head head)
 {
-	return request->head.run != 0 && request->head.run != c->run;
+	struct reply reply = {.head = head};
+
+	reply.head.run = c->run;
+	memcpy(reply.head.id, c->id, ID_BYTES);
+	reply_to(m, asker, reply);
 }
 
-static void answer_started(struct monitor *m, struct container *c, uint16_t type)
+void answer_started(struct monitor *m, struct container *c, uint16_t type)
 {
-	struct reply reply = {
-	    .head = {.type = type, .run = c->run, .a = (uint64_t)c->pid, .b = c->ticks},
-	};
-
-	memcpy(reply.head.id, c->id, ID_BYTES);
-	reply_to(m, c->starter, reply);
+	answer_about(m, c, c->starter,
+		     (struct wire_head){.type = type, .a = (uint64_t)c->pid, .b = c->ticks});
 	c->starter = (struct asker){0};
 }
 
-static int on_start(struct monitor *m, struct container *c, const void *data)
+/* It stands before exec (then there is a report) or has done it. A fact that cannot be journaled
+ * is none: the process goes again. */
+static int on_progress(struct monitor *m, struct container *c, const void *report)
 {
-	return start_container(m, c, data);
-}
-
-static int on_adopt(struct monitor *m, struct container *c, const void *data)
-{
-	int result = adopt_container(m, c, data);
-
-	if (result == 0)
-		answer_started(m, c, MSG_STARTED);
-	return result;
-}
-
-/* A fact that cannot be journaled is none: the process goes again. */
-static void confirm(struct monitor *m, struct container *c, enum record_kind kind)
-{
-	int result = journal_append(&m->journal, record_of(c, kind));
+	int result = journal_append(&m->journal, record_of(c, report ? REC_CREATED : REC_STARTED));
 
 	if (result < 0) {
 		fail_start(c, -result, STAGE_JOURNAL, NULL);
-		return;
+		return 0;
 	}
-	c->state = kind == REC_CREATED ? STATE_HELD : STATE_RUNNING;
-	answer_started(m, c, kind == REC_CREATED ? MSG_CREATED : MSG_STARTED);
-}
-
-static int on_ready(struct monitor *m, struct container *c, const void *data)
-{
-	(void)data;
-	confirm(m, c, REC_CREATED);
-	return 0;
-}
-
-static int on_execed(struct monitor *m, struct container *c, const void *data)
-{
-	(void)data;
-	confirm(m, c, REC_STARTED);
+	c->state = report ? STATE_HELD : STATE_RUNNING;
+	answer_started(m, c, report ? MSG_CREATED : MSG_STARTED);
 	return 0;
 }
 
@@ -111,8 +75,6 @@ static int on_release(struct monitor *m, struct container *c, const void *data)
 	const struct request *request = data;
 
 	(void)m;
-	if (is_other_run(c, request))
-		return -ESRCH;
 	c->starter = request->asker;
 	c->state = STATE_STARTING;
 	launch_go(c->slot);
@@ -124,8 +86,6 @@ static int on_signal(struct monitor *m, struct container *c, const void *data)
 	const struct request *request = data;
 	int sig = request->head.arg, result;
 
-	if (is_other_run(c, request))
-		return -ESRCH;
 	if (sig < 0 || sig > SIGRTMAX)
 		return -EINVAL;
 	result = signal_container(c, sig);
@@ -143,8 +103,6 @@ static int on_cancel(struct monitor *m, struct container *c, const void *data)
 	int result;
 
 	(void)m;
-	if (is_other_run(c, request))
-		return -ESRCH;
 	result = add_waiter(c, request->asker, true);
 	if (result < 0)
 		return result;
@@ -173,50 +131,31 @@ static void set_deadline(struct monitor *m, struct container *c, uint64_t grace_
 		c->kill_at_ms = at_ms;
 }
 
+/* A second STOP only makes it sooner. */
 static int on_stop(struct monitor *m, struct container *c, const void *data)
 {
 	const struct request *request = data;
 	struct journal_record record = record_of(c, REC_STOPPING);
-	int sig = request->head.arg, result;
-	bool is_held = c->state == STATE_HELD;
-
-	if (is_other_run(c, request))
-		return -ESRCH;
-	if (sig < 0 || sig > SIGRTMAX)
-		return -EINVAL;
-	result = add_waiter(c, request->asker, true);
-	if (result < 0)
-		return result;
-	record.code = sig;
-	journal_append(&m->journal, record);
-	c->by_user = true;
-	c->state = STATE_STOPPING;
-	if (request->head.a == 0 || is_held) {
-		kill_now(c);
-		return 0;
-	}
-	set_deadline(m, c, request->head.a);
-	signal_container(c, sig);
-	return 0;
-}
-
-/* A second STOP only makes it sooner. */
-static int on_stop_again(struct monitor *m, struct container *c, const void *data)
-{
-	const struct request *request = data;
+	bool is_first = c->state != STATE_STOPPING;
+	bool at_once = request->head.a == 0 || c->state == STATE_HELD;
 	int result;
 
-	if (is_other_run(c, request))
-		return -ESRCH;
+	record.code = request->head.arg;
+	if (is_first && (record.code < 0 || record.code > SIGRTMAX))
+		return -EINVAL;
 	result = add_waiter(c, request->asker, true);
-	if (result < 0)
+	if (result < 0 || c->was_killed)
 		return result;
-	if (c->was_killed)
-		return 0;
-	if (request->head.a == 0)
+	if (is_first)
+		journal_append(&m->journal, record);
+	c->by_user = true;
+	c->state = STATE_STOPPING;
+	if (at_once)
 		kill_now(c);
 	else
 		set_deadline(m, c, request->head.a);
+	if (is_first && !at_once)
+		signal_container(c, record.code);
 	return 0;
 }
 
@@ -225,26 +164,17 @@ static int on_wait(struct monitor *m, struct container *c, const void *data)
 	const struct request *request = data;
 	int result;
 
-	if (is_other_run(c, request))
-		return -ESRCH;
 	result = add_waiter(c, request->asker, request->head.type == MSG_STOP);
 	if (result == 0 && c->state == STATE_EXITED)
 		answer_waiters(m, c);
 	return result;
 }
 
-static int on_gone(struct monitor *m, struct container *c, const void *data)
-{
-	record_exit(m, c, data);
-	return 0;
-}
-
 /* Killed by somebody else while it was set up: its report has ended, or will not come. */
 static int on_gone_early(struct monitor *m, struct container *c, const void *data)
 {
 	fail_start(c, EIO, STAGE_SETUP, "the process was killed while it was set up");
-	record_exit(m, c, data);
-	return 0;
+	return record_exit(m, c, data);
 }
 
 static void unlist(struct monitor *m, struct container *c)
@@ -267,8 +197,6 @@ static int on_forget(struct monitor *m, struct container *c, const void *data)
 	reply_ok(m, data);
 	unlist(m, c);
 	log_close(&c->log);
-	free(c->memory_dir);
-	free(c->failure);
 	table_remove(&m->table, c);
 	bury(m, &c->grave);
 	return 0;
@@ -306,30 +234,32 @@ int64_t next_kill_ms(const struct monitor *m)
 }
 
 static handler *const table[STATE_COUNT][EVENT_COUNT] = {
-    [STATE_IDLE] = {[EVENT_START] = on_start, [EVENT_ADOPT] = on_adopt, [EVENT_FORGET] = on_forget},
+    [STATE_IDLE] = {[EVENT_START] = start_container,
+		    [EVENT_ADOPT] = adopt_container,
+		    [EVENT_FORGET] = on_forget},
     [STATE_STARTING] = {[EVENT_STOP] = on_cancel,
 			[EVENT_WAIT] = on_wait,
-			[EVENT_READY] = on_ready,
+			[EVENT_READY] = on_progress,
 			[EVENT_REFUSED] = on_refused,
-			[EVENT_EXECED] = on_execed,
+			[EVENT_EXECED] = on_progress,
 			[EVENT_GONE] = on_gone_early},
     [STATE_HELD] = {[EVENT_RELEASE] = on_release,
 		    [EVENT_SIGNAL] = on_signal,
 		    [EVENT_STOP] = on_stop,
 		    [EVENT_WAIT] = on_wait,
 		    [EVENT_REFUSED] = on_refused,
-		    [EVENT_GONE] = on_gone},
+		    [EVENT_GONE] = record_exit},
     [STATE_RUNNING] = {[EVENT_SIGNAL] = on_signal,
 		       [EVENT_STOP] = on_stop,
 		       [EVENT_WAIT] = on_wait,
-		       [EVENT_GONE] = on_gone},
+		       [EVENT_GONE] = record_exit},
     [STATE_STOPPING] = {[EVENT_SIGNAL] = on_signal,
-			[EVENT_STOP] = on_stop_again,
+			[EVENT_STOP] = on_stop,
 			[EVENT_WAIT] = on_wait,
-			[EVENT_GONE] = on_gone},
-    [STATE_FAILING] = {[EVENT_STOP] = on_wait, [EVENT_WAIT] = on_wait, [EVENT_GONE] = on_gone},
-    [STATE_EXITED] = {[EVENT_START] = on_start,
-		      [EVENT_ADOPT] = on_adopt,
+			[EVENT_GONE] = record_exit},
+    [STATE_FAILING] = {[EVENT_STOP] = on_wait, [EVENT_WAIT] = on_wait, [EVENT_GONE] = record_exit},
+    [STATE_EXITED] = {[EVENT_START] = start_container,
+		      [EVENT_ADOPT] = adopt_container,
 		      [EVENT_WAIT] = on_wait,
 		      [EVENT_FORGET] = on_forget},
 };

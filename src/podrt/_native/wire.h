@@ -1,7 +1,6 @@
 /* The numbers podrt and its monitor agree on: messages, journal records and plans.
  * The Python twins are engines/wire.py and engines/plan.py; a test compares them with these. */
-#ifndef PODRT_WIRE_H
-#define PODRT_WIRE_H
+#pragma once
 
 #include <stdint.h>
 
@@ -164,5 +163,3 @@ enum bind_flag {
 /* A flag of OP_READONLY: the path is a mount of the plan, and what lies below it keeps its own
  * attributes. */
 #define READONLY_IN_PLACE 1
-
-#endif

@@ -329,7 +329,9 @@ def _is_race(tree: Tree, owner: _Owned, placed: Placed, number: int, ready: Read
     at = owner.path.rpartition(b"/")[0]
     controller = placed.knob.controller
     if number in GONE:
-        if not tree.is_in(owner.hierarchy, at):
+        # A parent remade meanwhile has no controllers for a moment, and then has them after all.
+        is_there_now = os.path.exists(tree.absolute(owner.hierarchy, owner.path))
+        if is_there_now or not tree.is_in(owner.hierarchy, at):
             return True
         handed_down = tree.get(owner.hierarchy, at + b"/cgroup.controllers").decode().split()
         is_second = owner.hierarchy.version == 2

@@ -11,7 +11,7 @@ from podrt.errors import InvalidState
 
 from . import paths
 from .hierarchies import NEEDED, Hierarchy
-from .tree import Result, Step, Tree, failed
+from .tree import GONE, Result, Step, Tree, failed
 
 _CPUSET = ("cpuset.cpus", "cpuset.mems")
 
@@ -140,7 +140,8 @@ def _enable(tree: Tree, unified: Hierarchy, dirs: list[bytes]) -> dict[str, str]
         # One of them is in the way (realtime processes block cpu): the others can still be had.
         for name in missing:
             number = tree.put(unified, file, f"+{name}".encode())
-            if number:
+            # What was removed meanwhile refuses nothing: the next round makes it again.
+            if number and number not in GONE:
                 where = "/" + os.fsdecode(prefix.rstrip(b"/"))
                 refused.setdefault(name, f"{where}: {os.strerror(number)}")
     return refused
