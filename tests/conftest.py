@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from doubles.commands import BUSYBOX, Podrt
+
 SKIPS_FILE = Path(__file__).parent.parent / ".ci" / "skips.txt"
 KERNEL_FOLDERS = {"system", "contract", "crash"}
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -224,3 +226,18 @@ def leaves_nothing_on_the_host(request: pytest.FixtureRequest) -> Iterator[None]
     }
     left = {what: found for what, look in checks.items() if (found := wait_empty(look))}
     assert not left, f"left on the host: {left}"
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def podrt(tmp_path: Path, cgroup_parent: str) -> Iterator[Podrt]:
+    """The command with the image `base`; everything is removed and checked afterwards."""
+    if not BUSYBOX:
+        pytest.skip("needs busybox")
+    command = Podrt(tmp_path, cgroup_parent)
+    command.import_busybox(tmp_path)
+    yield command
+    command.remove_all()
+    assert command.is_clean()

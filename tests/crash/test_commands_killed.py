@@ -11,26 +11,15 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from doubles.commands import BUSYBOX, Podrt, command_environment
+from doubles.commands import Podrt, command_environment, monitors_of
 
 # From before anything happened to after everything has, on a quiet machine.
 LATEST_S = 0.6
-
-
-@pytest.fixture
-def podrt(tmp_path: Path, cgroup_parent: str) -> Iterator[Podrt]:
-    if not BUSYBOX:
-        pytest.skip("needs busybox")
-    command = Podrt(tmp_path, cgroup_parent)
-    command.import_busybox(tmp_path)
-    yield command
-    command.remove_all()
-    assert command.is_clean()
 
 
 def killed_after(podrt: Podrt, seconds: float, *words: str) -> bool:
@@ -146,7 +135,7 @@ def test_kill_of_a_monitor_leaves_its_containers_and_the_next_verb_takes_over(
     make_pod(podrt, 2)
     podrt("pod", "start", "shop")
     before = {row["Names"][0]: row["Pid"] for row in podrt.listed("ps") if not row["IsInfra"]}
-    for pid in monitors_of(podrt):
+    for pid in monitors_of(str(podrt.runroot)):
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.05)
     check_agrees(podrt)
@@ -155,20 +144,3 @@ def test_kill_of_a_monitor_leaves_its_containers_and_the_next_verb_takes_over(
     assert rows["c0"]["State"] == "running" and rows["c0"]["Pid"] == before["c0"]
     assert rows["c1"]["State"] in ("exited", "stopped")
     podrt("pod", "rm", "--force", "--time", "0", "shop")
-
-
-def monitors_of(podrt: Podrt) -> list[int]:
-    """The monitors that hold a file below this root."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if not (entry / "comm").read_text().startswith("podrt-monitor"):
-                continue
-            links = [str(link.readlink()) for link in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        if any(link.startswith(str(podrt.runroot)) for link in links):
-            found.append(int(entry.name))
-    return found

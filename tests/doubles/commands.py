@@ -104,3 +104,20 @@ class Podrt:
         self.run("pod", "rm", "--all", "--force", "--time", "0")
         self.run("rm", "--all", "--force", "--time", "0")
         self.run("system", "check", "--repair")
+
+
+def monitors_of(run_dir: str) -> list[int]:
+    """The monitors that hold a file below `run_dir`."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            if not (process / "comm").read_text().startswith("podrt-monitor"):
+                continue
+            links = [str(link.readlink()) for link in (process / "fd").iterdir()]
+        except OSError:
+            continue
+        if any(link.startswith(run_dir) for link in links):
+            found.append(int(process.name))
+    return found

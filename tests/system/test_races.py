@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from doubles.commands import BUSYBOX, Podrt, busybox_archive, command_environment
+from doubles.commands import BUSYBOX, Podrt, busybox_archive, command_environment, monitors_of
 from podrt.config import Settings
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import open_monitor
@@ -232,7 +232,7 @@ async def test_stop_reaches_what_a_dead_monitor_left_to_one_that_was_never_told(
     pod = await place.runtime.create_pod(place.pod_config(), [place.config("a")])
     await pod.start()
     pid = place.runtime.container("a").facts().pid
-    for monitor in _monitors_of(place.ctx.layout.group_run(pod.id)):
+    for monitor in monitors_of(place.ctx.layout.group_run(pod.id)):
         os.kill(monitor, signal.SIGKILL)
     await until(lambda: not has_monitor(place.ctx.layout, pod.id))
     # As if who started the new monitor had been killed before it told it of anything.
@@ -258,22 +258,6 @@ async def test_removal_takes_the_journals_of_all_epochs(place: Place) -> None:
     os.close(left)
     await pod.remove(force=True, timeout_s=0)
     assert os.listdir(place.ctx.layout.journal_dir) == []
-
-
-def _monitors_of(run_dir: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            if not (entry / "comm").read_text().startswith("podrt-monitor"):
-                continue
-            links = [str(link.readlink()) for link in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        if any(link.startswith(run_dir) for link in links):
-            found.append(int(entry.name))
-    return found
 
 
 def test_two_forced_removals_at_once_both_succeed(podrt: Podrt) -> None:

@@ -16,11 +16,24 @@ _TRUE = ("true", "1", "t", "T", "TRUE", "True")
 _FALSE = ("false", "0", "f", "F", "FALSE", "False")
 
 
+class _Help(argparse.HelpFormatter):
+    """Help as wide as 100 columns: asking for the terminal's width would import shutil."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of one verb; a wrong command line raises UsageError instead of exiting."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False)
+        super().__init__(
+            prog=prog,
+            description=description,
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=_Help,
+        )
         self.add_argument("--help", action="help", help="show this help")
 
     def error(self, message: str) -> NoReturn:
