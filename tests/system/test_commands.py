@@ -263,6 +263,23 @@ def test_name_that_is_taken_is_refused_for_pods_and_containers_alike(podrt: Podr
     assert len(podrt.listed("pod", "ps")) == 1
 
 
+def test_requires_of_an_init_container_is_refused(podrt: Podrt) -> None:
+    podrt.pod("shop")
+    podrt("create", "--pod", "shop", "--name", "i", "--init-ctr", "always", *SLEEP)
+    words = ("create", "--pod", "shop", "--name", "web", "--requires", "i", *SLEEP)
+    assert "i is an init container" in podrt.fails(125, *words)
+
+
+def test_container_has_the_open_files_limit_podrt_was_given(podrt: Podrt) -> None:
+    words = podrt.words("run", "--rm", "base", "/bin/sh", "-c", "ulimit -Sn")
+    script = 'ulimit -Sn 777; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", *words],
+        capture_output=True, text=True, check=False, env=command_environment(),
+    )  # fmt: skip
+    assert done.stdout.strip() == "777", done
+
+
 def test_requires_of_another_pod_is_refused_and_nothing_is_left(podrt: Podrt) -> None:
     podrt.pod("one")
     podrt.pod("two")

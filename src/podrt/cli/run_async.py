@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -11,6 +9,7 @@ import trio
 
 from podrt.config import Settings
 from podrt.errors import sole_error
+from podrt.linux.limits import raise_open_files
 from podrt.runtime.runtime import Runtime, open_runtime
 
 T = TypeVar("T")
@@ -18,8 +17,7 @@ T = TypeVar("T")
 
 def run(settings: Settings, verb: Callable[[Runtime], Awaitable[T]]) -> T:
     """Open the runtime, run `verb` with it, close it; what `verb` gives."""
-
-    _raise_file_limit()
+    raise_open_files()
 
     async def main() -> T:
         async with open_runtime(settings) as runtime:
@@ -29,10 +27,3 @@ def run(settings: Settings, verb: Callable[[Runtime], Awaitable[T]]) -> T:
         return trio.run(main)
     except BaseExceptionGroup as group:
         raise sole_error(group) from None
-
-
-def _raise_file_limit() -> None:
-    """A connection per pod at work: a thousand are more than the usual 1,024 descriptors bear."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

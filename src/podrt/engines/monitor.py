@@ -19,6 +19,7 @@ import trio
 from podrt.errors import EngineFailed, MonitorGone, sole_error
 from podrt.layout import Layout
 from podrt.linux import mounts
+from podrt.linux.limits import limits_as_found
 
 from . import wire
 from .liveness import try_lock
@@ -350,19 +351,20 @@ def _spawn(
         )
         path = f"/proc/self/fd/{keep(binary_fd)}"
         argv = ["podrt-monitor", group_id, *cgroup_dirs()]
-        pid = os.posix_spawn(
-            path,
-            argv,
-            {},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-                (os.POSIX_SPAWN_DUP2, 0, 1),
-                (os.POSIX_SPAWN_DUP2, 0, 2),
-                *((os.POSIX_SPAWN_DUP2, source, target) for source, target in targets),
-            ],
-            setsigmask=[],
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
+        with limits_as_found():
+            pid = os.posix_spawn(
+                path,
+                argv,
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
+                    (os.POSIX_SPAWN_DUP2, 0, 1),
+                    (os.POSIX_SPAWN_DUP2, 0, 2),
+                    *((os.POSIX_SPAWN_DUP2, source, target) for source, target in targets),
+                ],
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
         _, status = os.waitpid(pid, 0)
     if status:
         code = os.waitstatus_to_exitcode(status)

@@ -198,7 +198,17 @@ class _Creation:
             {member.id: [edge.on for edge in member.config.requires] for member in everything}
         )
         names = {member.id: member.config.name or member.id[:12] for member in everything}
+        self._refuse_ended({one.id for one in everything if one.config.init is not None}, names)
         check_graph(graph, names, self._pod.config.name if self._pod is not None else "")
+
+    def _refuse_ended(self, inits: set[str], names: Mapping[str, str]) -> None:
+        """An init container has ended before others start: nobody can need it to run."""
+        for member in self.containers:
+            for edge in member.config.requires:
+                if edge.on in inits and member.config.init is None:
+                    raise InvalidConfig(
+                        "--requires", f"{names[edge.on]} is an init container: it runs before all"
+                    )
 
     def _with_requires(
         self, member: ContainerRecord, by_name: Mapping[str, str], ids: set[str]
