@@ -329,13 +329,14 @@ def _is_race(tree: Tree, owner: _Owned, placed: Placed, number: int, ready: Read
     at = owner.path.rpartition(b"/")[0]
     controller = placed.knob.controller
     if number in GONE:
-        # A parent remade meanwhile has no controllers for a moment, and then has them after all.
-        is_there_now = os.path.exists(tree.absolute(owner.hierarchy, owner.path))
-        if is_there_now or not tree.is_in(owner.hierarchy, at):
+        if not tree.is_in(owner.hierarchy, at):
             return True
-        handed_down = tree.get(owner.hierarchy, at + b"/cgroup.controllers").decode().split()
-        is_second = owner.hierarchy.version == 2
-        return is_second and controller not in ready.refused and controller not in handed_down
+        # On v2 a file that is not optional comes with its controller, and that was handed down a
+        # moment ago: the parent was removed and made again meanwhile. Looking at it now proves
+        # nothing, since whoever remade it may have given it its controllers by now. A file that
+        # is missing in every round is one this kernel does not have.
+        is_remade = owner.hierarchy.version == 2 and controller not in ready.refused
+        return is_remade and not ready.is_last
     # The parent's cpuset was empty a moment ago, or it allows less: the last round will tell.
     return number == errno.EACCES and controller == "cpuset" and not ready.is_last
 
