@@ -487,9 +487,10 @@ def test_death_of_the_monitor_during_starts_leaves_no_process_without_a_receipt(
         group.wait_end()
         records = read_journal(group.journal)
         known = {r.pid: r.ticks for r in records if r.kind == m.RECEIPT}
-        with m.killed_at_end([pid for pid in known if state_of(pid) != "gone"]):
-            alive = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-            ours = [pid for pid in alive if word in command_of(pid)]
+        alive = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+        ours = [pid for pid in alive if word in command_of(pid)]
+        receipted = [pid for pid in known if state_of(pid) != "gone"]
+        with m.killed_at_end(list({*receipted, *ours})):
             assert all(known.get(pid) == start_ticks(pid) for pid in ours)
 
 
