@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from podrt.errors import NotFound, PodrtError, Unsupported
-
-from .errors import exit_code, print_error
+from podrt.errors import Unsupported
 
 _encode = msgspec.json.Encoder().encode
 
@@ -54,32 +52,3 @@ def rfc3339(at_ns: int) -> str:
     """A time in UTC, as podman's JSON has it."""
     seconds, rest = divmod(at_ns, 10**9)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
-
-
-def for_each(
-    words: Sequence[str], results: Mapping[str, PodrtError | None], *, prefix: str = ""
-) -> int:
-    """Print what went well as it was typed and an error line for the rest; the exit code."""
-    code = 0
-    for word in words:
-        error = results.get(word)
-        if error is None:
-            print(word)
-        else:
-            print_error(error, prefix)
-            code = max(code, exit_code(error))
-    return code
-
-
-def resolve(words: Sequence[str], look_up: Callable[[str], object], *, ignore: bool) -> list[str]:
-    """The words that name something; with `ignore` those that do not are passed over."""
-    found = []
-    for word in words:
-        try:
-            look_up(word)
-        except NotFound:
-            if not ignore:
-                raise
-            continue
-        found.append(word)
-    return found

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import msgspec
 import trio
 
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor, Started, open_monitor
-from podrt.errors import EngineFailed, PodrtError, Removed
+from podrt.errors import EngineFailed, Removed
 from podrt.model.resources import Resources
 from podrt.store.journal import create_journal
 from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, Put
@@ -151,8 +151,3 @@ async def wait_monitor_ended(ctx: Context, group_id: str) -> bool:
             await trio.sleep(_ENDING_POLL_S)
         return True
     return False
-
-
-def first_error(errors: Iterable[PodrtError | None]) -> PodrtError | None:
-    """The first error that is one."""
-    return next((error for error in errors if error is not None), None)

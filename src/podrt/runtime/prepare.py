@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from podrt.cgroups import policy
 from podrt.engines.plan import Held, OverlayRoot, compile_plan
 from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
 from podrt.images.rootfs import prepare_rootfs
@@ -45,8 +46,11 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
         raise Unsupported("--tty", "terminals are not built yet")
     if config.stdin_open:
         raise Unsupported("--interactive", "attaching to a container is not built yet")
-    if pod is not None and pod.cgroup_path and config.cgroup_parent:
-        raise InvalidConfig("--cgroup-parent", "a container of a pod lives in the pod's cgroup")
+    if pod is not None:
+        shared = policy.Decision(
+            parent=pod.config.cgroup_parent, pod_cgroup=pod.config.use_pod_cgroup
+        )
+        policy.check_member_parent(config.cgroup_parent, shared)
     if config.init is not None and pod is None:
         raise InvalidConfig("--init-ctr", "must be used with a pod")
     if config.requires and pod is None:

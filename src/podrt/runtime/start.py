@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 import trio
@@ -70,11 +70,7 @@ def _load_pod(ctx: Context, pod_id: str) -> tuple[PodRecord, list[ContainerRecor
     if pod.removing:
         raise InvalidState("start", f"pod {pod.config.name}", "it is being removed")
     members = ctx.view.members(pod_id)
-    graph = member_graph(members)
-    if not any(not needs for needs in graph.needs.values()):
-        if members:
-            names = {member.id: member.config.name for member in members}
-            check_graph(graph, names, pod.config.name)
+    if not members:
         raise NothingToStart(pod.config.name)
     return pod, members
 
@@ -92,16 +88,16 @@ class _Starter:
 
     async def run(self, graph: Graph) -> Outcomes:
         """Infra first, then init containers one by one, then everything else at once."""
-        self.wish(list(graph.needs))
+        self.wish(set(graph.needs))
         self.make_pod_cgroup()
         inits = self._inits(graph)
         await self._run_inits(inits)
-        rest = graph.restricted(node for node in graph.needs if node not in set(inits))
+        rest = graph.restricted(graph.needs.keys() - set(inits))
         return await walk(
             rest, self.act, limiter=self._ctx.limiter, on_failed_need=self._failed_need
         )
 
-    def wish(self, nodes: Sequence[str]) -> None:
+    def wish(self, nodes: Set[str]) -> None:
         """One transaction: everything that does not run gets its next run number."""
 
         def build(tables: Tables) -> list[Op]:
@@ -282,7 +278,7 @@ async def start_container(ctx: Context, container_id: str) -> None:
         async with open_group(ctx, group_id, parent) as monitor:
             starter = _Starter(ctx, monitor, pod, names)
             infra_id = pod.infra_id if pod is not None else ""
-            starter.wish([container_id, infra_id])
+            starter.wish({container_id, infra_id})
             starter.make_pod_cgroup()
             if infra_id:
                 await starter.act(infra_id)
