@@ -8,11 +8,11 @@ import shutil
 import signal
 import sys
 
-from . import cgroups, ps, start, store
+from . import cgroups, locks, ps, reading, start, store
 from .harness import QUICK_ROUNDS, ROUNDS, keep, publish, run_row, table
 from .stage import open_stage
 
-KEYS = ("P1", "P2", "P2b", "P9", "P11", "P13")
+KEYS = ("P1", "P2", "P2b", "P9", "P10", "P11", "P12", "P13")
 
 
 def arguments() -> argparse.Namespace:
@@ -55,7 +55,7 @@ def main() -> int:
     wanted = set(given.rows or KEYS)
     outcomes = []
     with open_stage(is_quick=given.quick) as stage:
-        for source in (start, ps, store, cgroups):
+        for source in (start, ps, reading, store, locks, cgroups):
             for row in source.rows(stage, wanted):
                 say(f"{row.key}: {row.work}")
                 outcomes.append(run_row(row, rounds, say))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -29,12 +30,15 @@ class Contender:
     """One side of a comparison.
 
     `measure` does the work once and returns milliseconds; whatever it leaves, `settle` takes away
-    outside the measured time, so that every contender meets the same machine.
+    outside the measured time, so that every contender meets the same machine. In a row that grows
+    it is the point `at` of the line `series`.
     """
 
     name: str
     measure: Callable[[], float]
     settle: Callable[[], None] = lambda: None
+    series: str = ""
+    at: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """A benchmark: what is done, by whom, with which isolation, and what it must reach."""
+    """A benchmark: what is done, by whom, with which isolation, and what it must reach.
+
+    `grows_by` says what there is ever more of, in a row whose picture is a line for each series.
+    """
 
     key: str
     work: str
@@ -57,6 +64,7 @@ class Row:
     contenders: list[Contender]
     targets: list[Target]
     divide_by: int = 1
+    grows_by: str = ""
 
 
 @dataclass
@@ -67,21 +75,28 @@ class Outcome:
     work: str
     isolation: str
     divide_by: int
+    grows_by: str = ""
+    points: dict[str, tuple[str, int]] = field(default_factory=dict)
     times_ms: dict[str, list[float]] = field(default_factory=dict)
     targets: list[dict[str, object]] = field(default_factory=list)
 
     def median_ms(self, name: str) -> float:
         return statistics.median(self.times_ms[name])
 
-    def ratio(self, subject: str, reference: str) -> float:
-        """The median of the ratios within each round: what a drifting machine spares."""
+    def ratios(self, subject: str, reference: str) -> list[float]:
+        """The ratio within each round: what a drifting machine spares."""
         pairs = zip(self.times_ms[subject], self.times_ms[reference], strict=True)
-        return statistics.median(mine / other for mine, other in pairs)
+        return [mine / other for mine, other in pairs]
+
+    def ratio(self, subject: str, reference: str) -> float:
+        """The median of those."""
+        return statistics.median(self.ratios(subject, reference))
 
 
 def run_row(row: Row, rounds: int, say: Callable[[str], None]) -> Outcome:
     """Run a row's contenders A B C A B C ..., after one round that only warms up."""
-    outcome = Outcome(row.key, row.work, row.isolation, row.divide_by)
+    outcome = Outcome(row.key, row.work, row.isolation, row.divide_by, row.grows_by)
+    outcome.points = {one.name: (one.series, one.at) for one in row.contenders if one.series}
     outcome.times_ms = {contender.name: [] for contender in row.contenders}
     for number in range(rounds + 1):
         for contender in row.contenders:
@@ -136,33 +151,67 @@ def ratio_words(target: dict[str, object]) -> str:
 
 
 def picture(outcomes: list[Outcome], path: Path) -> None:
-    """One panel of bars per row: medians, with the spread as a whisker."""
+    """A panel for each row: bars of ratios, or lines for a row that grows."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    heights = [2.2 if one.grows_by else 0.9 + 0.28 * len(one.times_ms) for one in outcomes]
     figure, panels = pyplot.subplots(
-        len(outcomes), 1, figsize=(9, 1 + 1.7 * len(outcomes)), squeeze=False
+        len(outcomes), 1, figsize=(9, 0.4 + sum(heights)), squeeze=False, height_ratios=heights
     )
     for panel, outcome in zip(panels[:, 0], outcomes, strict=True):
-        names = list(outcome.times_ms)
-        medians = [outcome.median_ms(name) for name in names]
-        low = [m - min(outcome.times_ms[n]) for n, m in zip(names, medians, strict=True)]
-        high = [max(outcome.times_ms[n]) - m for n, m in zip(names, medians, strict=True)]
-        colours = ["#1f6f8b" if name.startswith("podrt") else "#b9b9b9" for name in names]
-        panel.barh(names, medians, xerr=[low, high], color=colours, ecolor="#555555")
-        panel.invert_yaxis()
-        panel.set_xscale("log")
-        panel.set_xlim(right=2 * max(max(times) for times in outcome.times_ms.values()))
         panel.set_title(f"{outcome.key}: {outcome.work}", fontsize=9, loc="left")
         panel.tick_params(labelsize=8)
-        for position, median in enumerate(medians):
-            panel.annotate(f" {median:.1f} ms", (median, position), fontsize=8, va="bottom")
-    figure.supxlabel("milliseconds, logarithmic: less is better", fontsize=8)
+        draw = draw_lines if outcome.grows_by else draw_bars
+        draw(panel, outcome)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def draw_bars(panel: Any, outcome: Outcome) -> None:
+    """Everybody's time over that of the row's subject, with the rounds' spread as a whisker."""
+    names = list(outcome.times_ms)
+    subject = outcome.targets[0]["subject"] if outcome.targets else names[0]
+    ratios = {name: outcome.ratios(name, str(subject)) for name in names}
+    medians = [statistics.median(ratios[name]) for name in names]
+    low = [median - min(ratios[name]) for name, median in zip(names, medians, strict=True)]
+    high = [max(ratios[name]) - median for name, median in zip(names, medians, strict=True)]
+    colours = ["#1f6f8b" if name.startswith("podrt") else "#b9b9b9" for name in names]
+    panel.barh(names, medians, xerr=[low, high], color=colours, ecolor="#555555")
+    panel.axvline(1, color="#c0504d", linewidth=0.8)
+    panel.invert_yaxis()
+    panel.set_xscale("log")
+    everything = [ratio for some in ratios.values() for ratio in some]
+    left = min(0.5, 0.8 * min(everything))
+    # The words behind the longest bar need a third of the width.
+    panel.set_xlim(left=left, right=max(everything) * (max(everything) / left) ** 0.4)
+    panel.minorticks_off()
+    panel.set_xlabel(f"times the time of {subject}, logarithmic: less is better", fontsize=8)
+    for position, (name, median) in enumerate(zip(names, medians, strict=True)):
+        words = f"  {median:.2f} x ({outcome.median_ms(name):.1f} ms)"
+        panel.annotate(words, (max(ratios[name]), position), fontsize=8, va="center")
+
+
+def draw_lines(panel: Any, outcome: Outcome) -> None:
+    """Each series over what there is ever more of; what does not grow is level."""
+    for series in dict.fromkeys(series for series, _ in outcome.points.values()):
+        names = [name for name, point in outcome.points.items() if point[0] == series]
+        counts = [outcome.points[name][1] for name in names]
+        medians = [outcome.median_ms(name) for name in names]
+        low = [m - min(outcome.times_ms[n]) for n, m in zip(names, medians, strict=True)]
+        high = [max(outcome.times_ms[n]) - m for n, m in zip(names, medians, strict=True)]
+        colour = "#1f6f8b" if series.startswith("podrt") else "#8a8a8a"
+        panel.errorbar(
+            counts, medians, yerr=[low, high], marker="o", color=colour, label=series, capsize=2
+        )
+    panel.set_xscale("log")
+    panel.set_ylim(bottom=0, top=1.3 * max(map(max, outcome.times_ms.values())))
+    panel.set_xlabel(outcome.grows_by, fontsize=8)
+    panel.set_ylabel("ms", fontsize=8)
+    panel.legend(fontsize=8)
 
 
 # ---- keeping ----

@@ -34,6 +34,7 @@ TASKS = 64
 VOLATILE, QUICK_VOLATILE = 50_000, 10_000
 DURABLE, QUICK_DURABLE = 8_000, 2_000
 RECORDS, QUICK_RECORDS = 100_000, 20_000
+GROWTH = (1_000, 10_000, 100_000)
 PER_POD = 9
 VOLATILE_GOAL_US = 20.0
 OPEN_GOAL_MS = 500.0
@@ -183,7 +184,10 @@ def rows(stage: Stage, wanted: set[str]) -> list[Row]:
     if "P11" not in wanted:
         return []
     bench = Bench(stage.folder / "store", is_quick=stage.is_quick)
-    full = Full(stage.folder / "full", QUICK_RECORDS if stage.is_quick else RECORDS)
+    records = QUICK_RECORDS if stage.is_quick else RECORDS
+    counts = [count for count in GROWTH if count < records] + [records]
+    states = [Full(stage.folder / f"full{count}", count) for count in counts]
+    full = states[-1]
     volatile = len(bench.transitions)
     where = f"none: files on {os.uname().sysname}'s page cache and one disk"
     return [
@@ -221,5 +225,18 @@ def rows(stage: Stage, wanted: set[str]) -> list[Row]:
                 Contender("0.5 s", lambda: OPEN_GOAL_MS),
             ],
             targets=[Target("podrt, one looked up by name", "0.5 s", 1.0, "at most 0.5 s")],
+        ),
+        Row(
+            key="P11 growth",
+            work="open a state of ever more records, one looked up by name",
+            isolation=where,
+            contenders=[
+                Contender(
+                    f"podrt, {state.count} records", state.open_ms, series="podrt", at=state.count
+                )
+                for state in states
+            ],
+            targets=[],
+            grows_by="records",
         ),
     ]

@@ -22,6 +22,9 @@ PATIENCE_S = 10.0
 # This run's own word in cgroup names, so that two runs at once do not take each other's for leaks.
 RUN_TOKEN = f"{os.getpid():x}{int(time.time()) & 0xFFFF:04x}"
 
+# Every podrt that a test runs, in this process or not, asserts its order of locking.
+os.environ["PODRT_DEBUG_LOCKS"] = "1"
+
 skips_key = pytest.StashKey[dict[str, list[str]]]()
 
 hypothesis.settings.register_profile(

@@ -105,6 +105,10 @@ class _Served:
     def allocate_many(self, owner: str, count: int) -> list[int]:
         return [self.allocate(owner) for _ in range(count)]
 
+    def allocate_count(self, owner: str, count: int) -> int:
+        """The greatest lock of `count` new ones."""
+        return max(self.allocate(owner) for _ in range(count))
+
     def churn(self, owner: str, rounds: int) -> list[int]:
         """Allocates and frees by turns; what is left allocated."""
         held: list[int] = []
@@ -127,16 +131,21 @@ class _Served:
                 self._table.release(index)
         return deaths
 
+    def preempt_by_all(self, index: int, token: int, verbs: list[int]) -> None:
+        for verb in verbs:
+            self._table.preempt(index, token, verb)
+
     def hold_many(self, index: int, tasks: int) -> list[int]:
         """That many Trio tasks hold the lock for a moment each: when they got it (monotonic)."""
         import trio
 
-        from podrt.locks import Locks
+        from podrt.locks.locks import Locks
+        from podrt.locks.order import Level, Lock
 
         got: list[int] = []
 
         async def hold(locks: Locks) -> None:
-            async with locks.hold(index):
+            async with locks.hold(Lock(Level.CONTAINER, "", index)):
                 got.append(time.monotonic_ns())
                 await trio.sleep(0.0005)
 

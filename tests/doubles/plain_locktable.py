@@ -87,5 +87,5 @@ class PlainTable:
     def preempt(self, index: int, claim: PlainClaim, verb: int) -> bool:
         if self.lock(index).claim is not claim:
             return False
-        claim.preempted_by = verb
+        claim.preempted_by = max(claim.preempted_by, verb)
         return True

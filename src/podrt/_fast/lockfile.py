@@ -60,6 +60,27 @@ def open_file(path: str) -> int:
         raise StoreFailed(path, error.errno or errno.EIO, "open") from error
 
 
+def open_to_look(path: str) -> int | None:
+    """A descriptor to read this boot's table with, None when there is no such table.
+
+    Raises: StoreCorrupt, StoreFailed.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreFailed(path, error.errno or errno.EIO, "open") from error
+    try:
+        if _is_of_this_boot(path, fd):
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
+
+
 def _open_once(path: str) -> int | None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -68,6 +68,7 @@
 
 #define LK_WAITV_MAX 128u
 #define LK_WAITING 8u
+#define LK_WAITS_FOR_CLAIM 0x80000000u
 
 typedef _Atomic uint64_t lk_u64;
 typedef _Atomic uint32_t lk_u32;
@@ -94,7 +95,9 @@ typedef struct {
     lk_u64 start_ticks;
     lk_u32 mail; /* the futex its process's waiter thread always sleeps on */
     lk_u32 pidns;
-    lk_u32 waiting[LK_WAITING]; /* index + 1 of locks it waits for: only to be shown */
+    /* Index + 1 of what it waits for, with LK_WAITS_FOR_CLAIM where that is not the lock itself
+     * but the claim on it: only to be shown. */
+    lk_u32 waiting[LK_WAITING];
     uint64_t unused;
 } lk_slot;
 

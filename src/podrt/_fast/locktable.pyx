@@ -35,44 +35,6 @@ from podrt.errors import (
     StoreFailed,
 )
 
-cdef extern from "lockalloc.h" nogil:
-    enum:
-        LK_PAGE, LK_SLOTS, LK_CHUNK_ENTRIES, LK_MAX_CHUNKS
-        LK_SLOT_MASK, LK_GENERATION_SHIFT, LK_GENERATION_MASK, LK_IDENTITY_MASK
-        LK_PID_MASK, LK_SLOT_GENERATION_SHIFT
-        LK_VERB_SHIFT, LK_PREEMPT_SHIFT, LK_CLAIM_SEQ_SHIFT
-        LK_FREE, LK_KIND_MASK, LK_WAITV_MAX, LK_WAITING, LK_POLL_US
-    const uint32_t LK_WAITERS
-    const size_t LK_CHUNKS_AT
-    const size_t LK_MAP_BYTES
-    ctypedef struct lk_sleepers:
-        uint32_t count
-    uint64_t lk_load(lk_u64 *word)
-    bint lk_swap(lk_u64 *word, uint64_t old, uint64_t new)
-    uint32_t lk_load32(lk_u32 *word)
-    void lk_store32(lk_u32 *word, uint32_t value)
-    uint32_t lk_add32(lk_u32 *word, uint32_t value)
-    bint lk_take(lk_u64 *word, uint32_t identity, uint64_t *seen)
-    int lk_drop(lk_u64 *word, uint32_t identity)
-    uint32_t lk_mark_waited(lk_u64 *word)
-    int lk_wake(void *address, int count)
-    void lk_sleep(void *address, uint32_t expected, int64_t timeout_us)
-    int64_t lk_now_ms()
-    void lk_sleep_on(lk_sleepers *all, void *address, uint32_t expected)
-    void lk_sleep_any(lk_sleepers *all, int64_t timeout_us)
-    int lk_start_ticks(int pid, uint64_t *ticks)
-    bint lk_alive(lk_slot *slots, uint32_t identity, uint32_t pidns)
-    uint32_t lk_claim_slot(lk_header *header, lk_slot *slots, int pid, uint64_t ticks,
-                           uint32_t pidns)
-    int lk_grow(lk_header *header, int fd, uint32_t capacity)
-    uint32_t *lk_new_mark()
-    lk_chunk *lk_chunk_at(void *base, size_t number)
-    int64_t lk_allocate(lk_header *header, size_t chunks, uint32_t identity,
-                        const uint64_t *owner)
-    bint lk_free(lk_header *header, size_t index, uint32_t identity, const uint64_t *owner)
-    int lk_repair(lk_header *header, lk_slot *slots, size_t index, uint32_t identity,
-                  uint32_t pidns)
-
 cdef extern from "unistd.h" nogil:
     int close_fd "close"(int fd)
 
@@ -93,7 +55,8 @@ _NO_PROCESS[0] = 0
 
 Holder = namedtuple("Holder", ("pid", "start_ticks", "alive"))
 ClaimInfo = namedtuple("ClaimInfo", ("verb", "holder", "preempted_by", "token"))
-LockEntry = namedtuple("LockEntry", ("lock", "state", "owner_id", "holder", "claim", "waited"))
+LockEntry = namedtuple(
+    "LockEntry", ("lock", "state", "owner_id", "holder", "claim", "waited", "is_torn"))
 _STATES = ("free", "allocating", "allocated", "freeing")
 
 
@@ -122,14 +85,38 @@ cdef class LockTable:
         table._attach(lockfile.open_file(path))
         return table
 
-    cdef int _attach(self, int fd) except -1:
+    @staticmethod
+    def look(str path not None):
+        """The table at `path` only to be read; None when there is none of this boot.
+
+        Nothing is written and no slot taken: what would do that raises InternalError.
+        Raises: StoreCorrupt, StoreFailed.
+        """
+        cdef LockTable table
+        fd = lockfile.open_to_look(path)
+        if fd is None:
+            return None
+        table = LockTable.__new__(LockTable)
+        table.path = path
+        table.only_looks = True
+        table._map(fd, PROT_READ)
+        table.pidns = <uint32_t>os.stat("/proc/self/ns/pid").st_ino
+        table.closed = False
+        table._refresh(1)
+        return table
+
+    cdef int _map(self, int fd, int protection) except -1:
         self.fd = fd
-        base = mmap(NULL, LK_MAP_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0)
+        base = mmap(NULL, LK_MAP_BYTES, protection, MAP_SHARED | MAP_NORESERVE, fd, 0)
         if base == MAP_FAILED:
             raise StoreFailed(self.path, errno, "map")
         self.header = <lk_header *>base
         self.slots = <lk_slot *>(<uint8_t *>base + LK_PAGE)
         madvise(base, LK_MAP_BYTES, MADV_DONTDUMP)
+        return 0
+
+    cdef int _attach(self, int fd) except -1:
+        self._map(fd, PROT_READ | PROT_WRITE)
         mark = lk_new_mark()
         if mark == NULL:
             raise StoreFailed(self.path, errno, "map")
@@ -141,7 +128,7 @@ cdef class LockTable:
     @property
     def capacity(self) -> int:
         """How many locks the table has room for before it grows again."""
-        self._entry(1)
+        self._look(1)
         self._refresh(1)
         return self.known_capacity
 
@@ -204,6 +191,8 @@ cdef class LockTable:
         """The slow side of every call: a closed table, or the first call of a forked child."""
         if self.closed:
             raise RuntimeClosed()
+        if self.only_looks:
+            raise InternalError("a lock table that was opened to look is not acted on")
         self.inside = 0
         return self._enter_process()
 
@@ -229,13 +218,25 @@ cdef class LockTable:
             raise StoreFailed(self.path, -failed, "grow")
         return self._refresh(1)
 
-    cdef inline lk_entry *_entry(self, Py_ssize_t index) except NULL:
-        if self.mark[0] == 0:
-            self._revive()
+    cdef inline lk_entry *_at(self, Py_ssize_t index) except NULL:
         if <size_t>index - 1 >= self.known_capacity - 1:
             self._refresh(<size_t>index)
         return &lk_chunk_at(self.header, <size_t>index // LK_CHUNK_ENTRIES).entries[
             <size_t>index % LK_CHUNK_ENTRIES]
+
+    cdef inline lk_entry *_entry(self, Py_ssize_t index) except NULL:
+        """An entry to act on, for which this process needs its slot."""
+        if self.mark[0] == 0:
+            self._revive()
+        return self._at(index)
+
+    cdef lk_entry *_look(self, Py_ssize_t index) except NULL:
+        """An entry to be read, also without a slot."""
+        if not self.only_looks:
+            return self._entry(index)
+        if self.closed:
+            raise RuntimeClosed()
+        return self._at(index)
 
     cdef bint _is_alive(self, uint64_t word) noexcept nogil:
         cdef uint32_t identity = <uint32_t>word & LK_IDENTITY_MASK
@@ -243,7 +244,7 @@ cdef class LockTable:
 
     # -- locks ---------------------------------------------------------------------------------
 
-    cdef int _acquire(self, lk_u64 *word, uint32_t waiters, bint look) noexcept nogil:
+    cdef inline int _acquire(self, lk_u64 *word, uint32_t waiters, bint look) noexcept nogil:
         cdef uint64_t seen = 0
         cdef uint64_t new
         while not lk_take(word, self.identity | waiters, &seen):
@@ -317,7 +318,7 @@ cdef class LockTable:
 
     def holder(self, Py_ssize_t index):
         """Who holds lock `index`; None when it is free. A pid of 0: dead, its slot used again."""
-        return self._holder(lk_load(&self._entry(index).word))
+        return self._holder(lk_load(&self._look(index).word))
 
     def holds(self, Py_ssize_t index) -> bool:
         """True when this process holds lock `index`."""
@@ -330,17 +331,27 @@ cdef class LockTable:
 
     def waiters(self, Py_ssize_t index):
         """The pids that are known to sleep on lock `index` (a process shows its first eight)."""
-        cdef lk_entry *entry = self._entry(index)
-        cdef uint64_t word
+        if lk_load(&self._look(index).word) & LK_WAITERS == 0:
+            return []
+        return self._waiting(<uint32_t>(index + 1))
+
+    def claim_waiters(self, Py_ssize_t index):
+        """The same for the end of the claim on `index`."""
+        if lk_load(&self._look(index).claim) & LK_WAITERS == 0:
+            return []
+        return self._waiting(<uint32_t>(index + 1) | LK_WAITS_FOR_CLAIM)
+
+    cdef list _waiting(self, uint32_t mark):
+        cdef uint64_t word, generation
         found = []
-        if lk_load(&entry.word) & LK_WAITERS == 0:
-            return found
         for number in range(1, LK_SLOTS):
             word = lk_load(&self.slots[number].word)
             if word & LK_PID_MASK == 0:
                 continue
+            generation = (word >> LK_SLOT_GENERATION_SHIFT) & LK_GENERATION_MASK
             for place in range(LK_WAITING):
-                if lk_load32(&self.slots[number].waiting[place]) == <uint32_t>(index + 1):
+                if (lk_load32(&self.slots[number].waiting[place]) == mark
+                        and self._is_alive(<uint64_t>number | generation << LK_GENERATION_SHIFT)):
                     found.append(word & LK_PID_MASK)
         return found
 
@@ -368,15 +379,16 @@ cdef class LockTable:
         """
         cdef lk_sleepers all
         cdef lk_u64 *word
-        cdef uint32_t low
+        cdef uint32_t low, mark
         cdef int place = 0
+        cdef list wanted = locks + claims
         cdef lk_slot *slot
         if self.mark[0] == 0:
             self._revive()
         slot = self.slot
         all.count = 0
         lk_sleep_on(&all, &slot.mail, mail)
-        for index in locks + claims:
+        for index in wanted:
             if all.count == LK_WAITV_MAX:
                 timeout_us = min(timeout_us, LK_POLL_US)
                 break
@@ -386,12 +398,14 @@ cdef class LockTable:
             if low == 0:
                 return
             lk_sleep_on(&all, word, low)
-        for place in range(min(LK_WAITING, len(locks))):
-            lk_store32(&slot.waiting[place], <uint32_t>locks[place] + 1)
+        for place in range(min(LK_WAITING, len(wanted))):
+            mark = <uint32_t>wanted[place] + 1
+            lk_store32(&slot.waiting[place],
+                       mark if place < len(locks) else mark | LK_WAITS_FOR_CLAIM)
         self.inside += 1
         with nogil:
             lk_sleep_any(&all, timeout_us)
-        for place in range(min(LK_WAITING, len(locks))):
+        for place in range(min(LK_WAITING, len(wanted))):
             lk_store32(&slot.waiting[place], 0)
         self._leave()
 
@@ -430,7 +444,10 @@ cdef class LockTable:
         return True
 
     def preempt(self, Py_ssize_t index, uint64_t token, uint8_t verb) -> bool:
-        """Tells the owner of claim `token` that `verb` wants it to end; False when it has ended."""
+        """Tells the owner of claim `token` that `verb` wants it to end; False when it has ended.
+
+        A verb that is not greater than the one it was told of before changes nothing.
+        """
         cdef lk_entry *entry = self._entry(index)
         cdef lk_slot *slot = &self.slots[token & LK_SLOT_MASK]
         cdef uint64_t old
@@ -438,6 +455,8 @@ cdef class LockTable:
             old = lk_load(&entry.claim)
             if _identity_of_claim(old) != token:
                 return False
+            if (old >> LK_PREEMPT_SHIFT) & 0xFF >= verb:
+                return True
             if lk_swap(&entry.claim, old, (old & ~(<uint64_t>0xFF << LK_PREEMPT_SHIFT))
                        | <uint64_t>verb << LK_PREEMPT_SHIFT):
                 break
@@ -458,33 +477,12 @@ cdef class LockTable:
 
     def read_claim(self, Py_ssize_t index):
         """The claim on `index`, also a dead owner's (`.holder.alive`); None when there is none."""
-        return self._claim_info(lk_load(&self._entry(index).claim))
+        return self._claim_info(lk_load(&self._look(index).claim))
 
     def claim_stands(self, Py_ssize_t index, uint64_t token, bint look=True) -> bool:
         """True until claim `token` ends; with `look` also a dead owner's claim has ended."""
         cdef uint64_t word = lk_load(&self._entry(index).claim)
         return _identity_of_claim(word) == token and (not look or self._is_alive(word))
-
-    def wait_claim_change(self, Py_ssize_t index, uint64_t token, long timeout_ms) -> bool:
-        """Sleeps until claim `token` ends or its owner is dead; False when neither happens."""
-        cdef lk_u64 *word = &self._entry(index).claim
-        cdef int64_t deadline = lk_now_ms() + timeout_ms
-        cdef int64_t left
-        cdef uint32_t low
-        self.inside += 1
-        try:
-            while not self.closed and self.claim_stands(index, token):
-                left = deadline - lk_now_ms()
-                if left <= 0:
-                    return False
-                low = lk_mark_waited(word)
-                if low != 0:
-                    with nogil:
-                        lk_sleep(word, low, 1000 * min(left, _LIVENESS_MS))
-                    PyErr_CheckSignals()
-            return True
-        finally:
-            self._leave()
 
     # -- allocation ----------------------------------------------------------------------------
 
@@ -527,7 +525,9 @@ cdef class LockTable:
         Looks at every entry; also brings back free ones whose hint a crash has lost.
         """
         cdef size_t index
-        cdef size_t capacity = self.capacity
+        cdef size_t capacity
+        self._entry(1)
+        capacity = self.capacity
         cdef int returned = 0
         with nogil:
             for index in range(1, capacity):
@@ -548,11 +548,12 @@ cdef class LockTable:
             return self._describe(index, entry)
         owner_id = PyBytes_FromStringAndSize(<const char *>owner, 32)
         return LockEntry(index, _STATES[state & LK_KIND_MASK], owner_id, self._holder(word),
-                         self._claim_info(lk_load(&entry.claim)), bool(word & LK_WAITERS))
+                         self._claim_info(lk_load(&entry.claim)), bool(word & LK_WAITERS),
+                         bool(lk_is_half_done(self.slots, state, self.pidns)))
 
     def entry(self, Py_ssize_t index):
         """What the table says of lock `index`; None when it is free and nobody holds it."""
-        return self._describe(index, self._entry(index))
+        return self._describe(index, self._look(index))
 
     def entries(self):
         """Every lock that is not both free and unheld, as it stands when it is reached."""

@@ -1,10 +1,11 @@
-"""`podrt system check`, `podrt info`, `podrt version`, `podrt debug plan`."""
+"""`podrt system check`, `podrt system locks`, `podrt info`, `podrt version`, `podrt debug plan`."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 import podrt
 from podrt.config import Settings
@@ -12,10 +13,14 @@ from podrt.errors import NotFound
 from podrt.runtime.view import open_view
 
 from .flags import Parser
-from .output import check_format, print_json
+from .output import check_format, print_json, print_table
 from .version import version_text
 
+if TYPE_CHECKING:
+    from podrt.runtime.lock_list import LockRow, SeenClaim, SeenProcess
+
 FOUND = 1
+_LOCK_HEADS = ("LOCK", "OBJECT", "STATE", "HOLDER", "CLAIM", "WAITERS", "NOTE")
 
 
 def check_flags(parser: Parser) -> None:
@@ -43,6 +48,75 @@ def check(args: argparse.Namespace, settings: Settings) -> int:
         end = " (repaired)" if finding.is_repaired else ""
         print(f"{finding.kind} {finding.what}: {finding.problem}{end}")
     return FOUND if any(not finding.is_repaired for finding in findings) else 0
+
+
+def locks_flags(parser: Parser) -> None:
+    """Flags of `system locks`."""
+    parser.add_argument("--format", default=None, metavar="json", help="json")
+    parser.switch("--abandoned", "-a", help="only what looks abandoned")
+    parser.switch("--noheading", help="no heading")
+
+
+def locks(args: argparse.Namespace, settings: Settings) -> int:
+    """List the locks in use: their holders, waiters and claims, and what looks abandoned."""
+    from podrt.runtime.lock_list import lock_rows
+
+    as_json = check_format(args.format)
+    with open_view(settings) as view:
+        rows = [row for row in lock_rows(view) if row.notes or not args.abandoned]
+    if as_json:
+        print_json([_lock_document(row) for row in rows])
+    else:
+        print_table(_LOCK_HEADS, map(_lock_cells, rows), with_heads=not args.noheading)
+    return 0
+
+
+def _lock_cells(row: LockRow) -> tuple[str, ...]:
+    return (
+        str(row.lock),
+        " ".join(filter(None, (row.kind, row.name))),
+        row.state,
+        _process_words(row.holder) if row.holder is not None else "",
+        _claim_words(row.claim) if row.claim is not None else "",
+        " ".join(map(str, row.waiters)),
+        "; ".join(row.notes),
+    )
+
+
+def _process_words(seen: SeenProcess) -> str:
+    if not seen.is_alive:
+        return f"{seen.pid} (dead)" if seen.pid else "dead"
+    return f"{seen.pid} ({seen.command})"
+
+
+def _claim_words(claim: SeenClaim) -> str:
+    end = f", told to end by {claim.preempted_by}" if claim.preempted_by else ""
+    return f"{claim.verb}, {_process_words(claim.owner)}{end}"
+
+
+def _lock_document(row: LockRow) -> dict[str, Any]:
+    claim = row.claim
+    return {
+        "Lock": row.lock,
+        "Kind": row.kind,
+        "Name": row.name,
+        "Id": row.owner_id,
+        "State": row.state,
+        "Holder": _process_document(row.holder) if row.holder is not None else None,
+        "Claim": None
+        if claim is None
+        else {
+            "Verb": claim.verb,
+            **_process_document(claim.owner),
+            "PreemptedBy": claim.preempted_by,
+        },
+        "Waiters": list(row.waiters),
+        "Notes": list(row.notes),
+    }
+
+
+def _process_document(seen: SeenProcess) -> dict[str, Any]:
+    return {"Pid": seen.pid, "Command": seen.command, "Alive": seen.is_alive}
 
 
 def info_flags(parser: Parser) -> None:

@@ -41,3 +41,12 @@ def alive(pid: int, start_ticks: int) -> bool:
         return False
     state, ticks = calls.process_stat(pid)
     return ticks == start_ticks and ticks != 0 and state not in _ENDED
+
+
+def command_name(pid: int) -> str:
+    """What `ps` calls the process, "" when there is none. Source: proc_pid_comm(5)."""
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""

@@ -14,7 +14,7 @@ from podrt.engines.plan import cgroup_view
 from podrt.errors import EngineFailed, RuntimeClosed
 from podrt.layout import Layout
 from podrt.linux.mounts import read_mounts
-from podrt.locks import Locks
+from podrt.locks.locks import Locks
 from podrt.store.commit import wait_durable
 from podrt.store.records import ContainerRecord, Op, PodRecord
 from podrt.store.tables import Tables
@@ -69,9 +69,14 @@ class Context:
         if self.is_closed:
             raise RuntimeClosed
 
-    async def commit(self, build: Build) -> None:
-        """Commit a transaction and wait until it is on the disk. Raises: StoreFailed."""
+    async def commit(self, build: Build, *, once_written: Callable[[], None] | None = None) -> None:
+        """Commit a transaction and wait until it is on the disk. Raises: StoreFailed.
+
+        `once_written` is called in between, when no crash of podrt can undo it any more.
+        """
         seq = self.store.transact(build)
+        if once_written is not None:
+            once_written()
         await wait_durable(self.store, seq)
 
     def record(self, build: Build) -> None:

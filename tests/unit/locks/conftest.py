@@ -12,7 +12,7 @@ import pytest
 
 from doubles.lock_peer import Peer
 from podrt._fast.locktable import LockTable
-from podrt.locks import Locks
+from podrt.locks.locks import Locks
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,11 +10,18 @@ import trio.testing
 from doubles.lock_peer import Peer
 from podrt._fast.locktable import ClaimInfo, LockTable
 from podrt.errors import Busy, InternalError
-from podrt.locks import Locks, Reaction
+from podrt.locks.claim import Claim, Reaction
+from podrt.locks.locks import Locks
+from podrt.locks.order import Level, Lock
 
 OWNER = "ab" * 32
 START, STOP, KILL = 2, 3, 5
 OpenLocks = Callable[[], Locks]
+React = Callable[[ClaimInfo], Reaction]
+
+
+def claiming(locks: Locks, index: int, verb: int, *, react: React) -> Claim:
+    return Claim(locks, Lock(Level.POD, OWNER, index), verb, react=react)
 
 
 def react_wait(claim: ClaimInfo) -> Reaction:
@@ -91,17 +99,37 @@ def test_old_token_does_not_end_a_later_claim(table: LockTable) -> None:
     assert table.claim_stands(index, second)
 
 
-def test_wait_for_a_claims_end_returns_then(
-    table: LockTable, start_peer: Callable[[], Peer]
+@pytest.mark.parametrize(
+    ("told", "then", "left"), [(STOP, KILL, KILL), (KILL, STOP, KILL), (STOP, STOP, STOP)]
+)
+def test_weaker_verb_does_not_replace_a_stronger_ones_mark(
+    table: LockTable, told: int, then: int, left: int
 ) -> None:
     index = table.allocate(b"a" * 32)
     table.acquire_nowait(index)
     token = table.claim(index, START)
-    assert not table.wait_claim_change(index, token, 5)
-    peer = start_peer()
-    peer.send("wait_claim_change", index, token, 60_000)
-    table.drop_claim(index, token)
-    assert peer.result() is True
+    assert table.preempt(index, token, told)
+    mail = table.mail()
+    assert table.preempt(index, token, then)
+    assert table.preempted_by(index, token) == left
+    assert table.mail() - mail == (told != left), "who was told of that much is not told again"
+
+
+def test_racing_preemptions_leave_the_strongest_mark(
+    table: LockTable, start_peer: Callable[[], Peer], rounds: Callable[[int, int], int]
+) -> None:
+    index = table.allocate(b"a" * 32)
+    table.acquire_nowait(index)
+    peers = [start_peer() for _ in range(2)]
+    for turn in range(rounds(20, 2000)):
+        token = table.claim(index, START)
+        verbs = [1 + (turn * 37 + step * 101) % 255 for step in range(20)]
+        for number, peer in enumerate(peers):
+            peer.send("preempt_by_all", index, token, verbs[number::2])
+        for peer in peers:
+            peer.result()
+        assert table.preempted_by(index, token) == max(verbs)
+        table.drop_claim(index, token)
 
 
 def test_allocating_a_lock_again_ends_its_old_claim(table: LockTable) -> None:
@@ -120,13 +148,13 @@ async def test_second_verb_waits_and_learns_that_it_waited(open_locks: OpenLocks
     order: list[str] = []
 
     async def second(locks: Locks) -> None:
-        async with locks.claim(index, STOP, react=react_wait) as claim:
+        async with claiming(locks, index, STOP, react=react_wait) as claim:
             order.append("second")
             assert claim.waited
 
     for locks in (ours, theirs):
         async with trio.open_nursery() as nursery:
-            async with ours.claim(index, START, react=react_wait) as claim:
+            async with claiming(ours, index, START, react=react_wait) as claim:
                 nursery.start_soon(second, locks)
                 await trio.testing.wait_all_tasks_blocked()
                 assert not claim.waited
@@ -142,12 +170,12 @@ async def test_stronger_verb_preempts_and_then_waits(open_locks: OpenLocks) -> N
     order: list[str] = []
 
     async def stop(locks: Locks) -> None:
-        async with locks.claim(index, STOP, react=react_preempt):
+        async with claiming(locks, index, STOP, react=react_preempt):
             order.append("stop")
 
     for locks in (ours, theirs):
         async with trio.open_nursery() as nursery:
-            async with ours.claim(index, START, react=react_wait) as claim:
+            async with claiming(ours, index, START, react=react_wait) as claim:
                 nursery.start_soon(stop, locks)
                 await claim.preempted.wait()
                 assert claim.preempted_by == STOP
@@ -160,11 +188,11 @@ async def test_preempted_claim_cancels_its_scopes(open_locks: OpenLocks) -> None
     index = ours.allocate(OWNER)
 
     async def kill() -> None:
-        async with theirs.claim(index, KILL, react=react_preempt):
+        async with claiming(theirs, index, KILL, react=react_preempt):
             pass
 
     async with trio.open_nursery() as nursery:
-        async with ours.claim(index, START, react=react_wait) as claim:
+        async with claiming(ours, index, START, react=react_wait) as claim:
             with trio.CancelScope() as scope:
                 claim.cancel_when_preempted(scope)
                 nursery.start_soon(kill)
@@ -186,40 +214,42 @@ async def test_claim_of_a_killed_process_is_taken_over_naming_its_verb(
     peer.call("release", index)
 
     async def kill_soon() -> None:
-        while not locks._waiter._waits:
+        while not locks.waiter._waits:
             await trio.lowlevel.checkpoint()
         peer.kill()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kill_soon)
-        async with locks.claim(index, STOP, react=react_wait) as claim:
+        async with claiming(locks, index, STOP, react=react_wait) as claim:
             assert (claim.waited, claim.void_verb) == (True, START)
 
 
 async def test_reaction_may_refuse(open_locks: OpenLocks) -> None:
-    locks = open_locks()
+    locks, theirs = open_locks(), open_locks()
     index = locks.allocate(OWNER)
 
     def refuse(claim: ClaimInfo) -> Reaction:
         raise Busy("pod shop", f"pid {claim.holder.pid}")
 
-    async with locks.claim(index, START, react=react_wait):
+    async with claiming(theirs, index, START, react=react_wait):
         with pytest.raises(Busy, match="pod shop is busy: pid"):
-            async with locks.claim(index, STOP, react=refuse):
+            async with claiming(locks, index, STOP, react=refuse):
                 pass
     assert locks.table.holder(index) is None
+    assert locks.order is not None
+    assert locks.order.is_idle
 
 
 async def test_waiting_for_a_claim_is_cancellable(open_locks: OpenLocks) -> None:
     ours, theirs = open_locks(), open_locks()
     index = ours.allocate(OWNER)
-    async with theirs.claim(index, START, react=react_wait) as claim:
+    async with claiming(theirs, index, START, react=react_wait) as claim:
         with trio.move_on_after(0.01) as scope:
-            async with ours.claim(index, STOP, react=react_wait):
+            async with claiming(ours, index, STOP, react=react_wait):
                 pass
         assert scope.cancelled_caught
         assert theirs.table.claim_stands(index, claim.token)
-    async with ours.claim(index, STOP, react=react_wait):
+    async with claiming(ours, index, STOP, react=react_wait):
         pass
 
 
@@ -231,7 +261,7 @@ async def test_many_verbs_get_their_turn_one_at_a_time(open_locks: OpenLocks) ->
 
     async def work(locks: Locks) -> None:
         nonlocal inside, done
-        async with locks.claim(index, START, react=react_wait):
+        async with claiming(locks, index, START, react=react_wait):
             inside += 1
             assert inside == 1
             await trio.lowlevel.checkpoint()
@@ -242,3 +272,38 @@ async def test_many_verbs_get_their_turn_one_at_a_time(open_locks: OpenLocks) ->
         for number in range(30):
             nursery.start_soon(work, sides[number % 2])
     assert done == 30
+
+
+async def test_claim_is_not_asked_for_with_a_lock_in_hand(open_locks: OpenLocks) -> None:
+    locks = open_locks()
+    index, other = locks.allocate(OWNER), locks.allocate(OWNER)
+    async with locks.hold(Lock(Level.CONTAINER, OWNER, other)):
+        with pytest.raises(AssertionError, match="a claim is asked for"):
+            async with claiming(locks, index, START, react=react_wait):
+                pass
+    async with claiming(locks, other, START, react=react_wait):
+        with pytest.raises(AssertionError, match="claim order"):
+            async with claiming(locks, index, START, react=react_wait):
+                pass
+        async with locks.hold(Lock(Level.POD, OWNER, other)):
+            pass
+    assert locks.order is not None
+    assert locks.order.is_idle
+
+
+async def test_waiting_for_a_claim_shows_who_waits(open_locks: OpenLocks) -> None:
+    ours, theirs = open_locks(), open_locks()
+    index = ours.allocate(OWNER)
+
+    async def wait() -> None:
+        async with claiming(ours, index, STOP, react=react_wait):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        async with claiming(theirs, index, START, react=react_wait):
+            assert theirs.table.claim_waiters(index) == []
+            nursery.start_soon(wait)
+            while not theirs.table.claim_waiters(index):
+                await trio.lowlevel.checkpoint()
+            assert theirs.table.claim_waiters(index) == [os.getpid()]
+            assert theirs.table.waiters(index) == []

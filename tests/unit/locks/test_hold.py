@@ -14,10 +14,16 @@ import trio.testing
 
 from doubles.lock_peer import Peer
 from podrt.errors import NotFound, RuntimeClosed
-from podrt.locks import CONTAINER_LEVEL, POD_LEVEL, Locks
+from podrt.locks.locks import Locks
+from podrt.locks.order import Level, Lock
 
 OWNER = "ab" * 32
 OpenLocks = Callable[[], Locks]
+
+
+def at(index: int) -> Lock:
+    """The container lock of that number."""
+    return Lock(Level.CONTAINER, OWNER, index)
 
 
 async def wait_until_waited(locks: Locks, index: int) -> None:
@@ -29,7 +35,7 @@ async def wait_until_waited(locks: Locks, index: int) -> None:
 async def test_hold_takes_and_gives_back(open_locks: OpenLocks) -> None:
     locks = open_locks()
     index = locks.allocate(OWNER)
-    async with locks.hold(index) as owner_died:
+    async with locks.hold(at(index)) as owner_died:
         assert owner_died is False
         assert locks.table.holds(index)
     assert locks.table.holder(index) is None
@@ -39,7 +45,7 @@ async def test_hold_gives_back_when_the_body_raises(open_locks: OpenLocks) -> No
     locks = open_locks()
     index = locks.allocate(OWNER)
     with pytest.raises(ValueError, match="body"):
-        async with locks.hold(index):
+        async with locks.hold(at(index)):
             raise ValueError("body")
     assert locks.table.holder(index) is None
 
@@ -48,11 +54,11 @@ async def test_hold_is_a_checkpoint(open_locks: OpenLocks) -> None:
     locks = open_locks()
     index = locks.allocate(OWNER)
     with trio.testing.assert_checkpoints():
-        async with locks.hold(index):
+        async with locks.hold(at(index)):
             pass
     with trio.CancelScope() as scope:
         scope.cancel()
-        async with locks.hold(index):
+        async with locks.hold(at(index)):
             raise AssertionError("cancelled before it was taken")
     assert locks.table.holder(index) is None
 
@@ -65,7 +71,7 @@ async def test_tasks_of_one_process_are_served_in_order(open_locks: OpenLocks) -
 
     async def work(number: int) -> None:
         nonlocal inside
-        async with locks.hold(index):
+        async with locks.hold(at(index)):
             inside += 1
             assert inside == 1
             await trio.lowlevel.checkpoint()
@@ -73,7 +79,7 @@ async def test_tasks_of_one_process_are_served_in_order(open_locks: OpenLocks) -
             inside -= 1
 
     async with trio.open_nursery() as nursery:
-        async with locks.hold(index):
+        async with locks.hold(at(index)):
             for number in range(200):
                 nursery.start_soon(work, number)
                 await trio.testing.wait_all_tasks_blocked()
@@ -91,11 +97,11 @@ async def test_hold_waits_for_another_process(open_locks: OpenLocks) -> None:
     events: list[str] = []
 
     async def wait() -> None:
-        async with ours.hold(index) as owner_died:
+        async with ours.hold(at(index)) as owner_died:
             events.append(f"ours {owner_died}")
 
     async with trio.open_nursery() as nursery:
-        async with theirs.hold(index):
+        async with theirs.hold(at(index)):
             nursery.start_soon(wait)
             await wait_until_waited(ours, index)
             assert theirs.table.waiters(index) == [os.getpid()]
@@ -115,7 +121,7 @@ async def test_many_tasks_of_several_processes_exclude_each_other(
 
     async def work(side: int) -> None:
         nonlocal inside
-        async with sides[side].hold(index):
+        async with sides[side].hold(at(index)):
             inside += 1
             assert inside == 1
             await trio.lowlevel.checkpoint()
@@ -135,7 +141,7 @@ async def test_process_with_many_tasks_does_not_starve_another(
     locks = open_locks()
     index = locks.allocate(OWNER)
     peers = [start_peer(), start_peer()]
-    async with locks.hold(index):
+    async with locks.hold(at(index)):
         for peer in peers:
             peer.send("hold_many", index, 20)
         while not all(peer.pid in locks.table.waiters(index) for peer in peers):
@@ -156,7 +162,7 @@ async def test_killed_holder_hands_over_to_the_waiting_task(
     seen: list[bool] = []
 
     async def wait() -> None:
-        async with locks.hold(index) as owner_died:
+        async with locks.hold(at(index)) as owner_died:
             seen.append(owner_died)
 
     async with trio.open_nursery() as nursery:
@@ -169,14 +175,14 @@ async def test_killed_holder_hands_over_to_the_waiting_task(
 async def test_waiting_is_cancellable_and_leaves_the_lock_alone(open_locks: OpenLocks) -> None:
     ours, theirs = open_locks(), open_locks()
     index = ours.allocate(OWNER)
-    async with theirs.hold(index):
+    async with theirs.hold(at(index)):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(ours.hold(index).__aenter__)
+                nursery.start_soon(ours.hold(at(index)).__aenter__)
             await wait_until_waited(ours, index)
             nursery.cancel_scope.cancel()
         assert theirs.table.holds(index)
-    async with ours.hold(index):
+    async with ours.hold(at(index)):
         pass
     assert ours._turns == {}
 
@@ -189,15 +195,15 @@ async def test_cancelling_the_first_in_line_lets_the_second_go_on(open_locks: Op
 
     async def wait_first() -> None:
         with first:
-            async with ours.hold(index):
+            async with ours.hold(at(index)):
                 raise AssertionError("it was cancelled")
 
     async def wait_second() -> None:
-        async with ours.hold(index):
+        async with ours.hold(at(index)):
             got.set()
 
     async with trio.open_nursery() as nursery:
-        async with theirs.hold(index):
+        async with theirs.hold(at(index)):
             nursery.start_soon(wait_first)
             await wait_until_waited(ours, index)
             nursery.start_soon(wait_second)
@@ -216,20 +222,20 @@ async def test_cancelling_at_every_moment_never_loses_the_lock(
 
     async def wait(scope: trio.CancelScope) -> None:
         with scope:
-            async with ours.hold(index):
+            async with ours.hold(at(index)):
                 pass
 
     for turn in range(rounds(40, 3000)):
         scope = trio.CancelScope()
         async with trio.open_nursery() as nursery:
-            async with theirs.hold(index):
+            async with theirs.hold(at(index)):
                 nursery.start_soon(wait, scope)
                 await wait_until_waited(ours, index)
             for _ in range(turn % 12):
                 await trio.lowlevel.checkpoint()
             scope.cancel()
         with trio.fail_after(10):
-            async with theirs.hold(index):
+            async with theirs.hold(at(index)):
                 pass
     assert ours._turns == {}
 
@@ -249,7 +255,7 @@ async def test_waiting_blocks_no_loop(open_locks: OpenLocks) -> None:
             await trio.lowlevel.checkpoint()
 
     async def wait(index: int) -> None:
-        async with ours.hold(index):
+        async with ours.hold(at(index)):
             pass
 
     async with trio.open_nursery() as nursery:
@@ -257,7 +263,7 @@ async def test_waiting_blocks_no_loop(open_locks: OpenLocks) -> None:
         async with trio.open_nursery() as waiting:
             for index in locks:
                 waiting.start_soon(wait, index)
-            while len(ours._waiter._waits) < len(locks):
+            while len(ours.waiter._waits) < len(locks):
                 await trio.lowlevel.checkpoint()
             before = turns
             while turns < before + 100:
@@ -271,14 +277,14 @@ async def test_waiting_blocks_no_loop(open_locks: OpenLocks) -> None:
 async def test_try_hold_takes_only_what_is_free(open_locks: OpenLocks) -> None:
     ours, theirs = open_locks(), open_locks()
     index = ours.allocate(OWNER)
-    held = ours.try_hold(index)
+    held = ours.try_hold(at(index))
     assert held is not None
-    assert ours.try_hold(index) is None
-    assert theirs.try_hold(index) is None
+    assert ours.try_hold(at(index)) is None
+    assert theirs.try_hold(at(index)) is None
     with held as owner_died:
         assert owner_died is False
-    async with theirs.hold(index):
-        assert ours.try_hold(index) is None
+    async with theirs.hold(at(index)):
+        assert ours.try_hold(at(index)) is None
 
 
 async def test_close_tells_the_waiting_tasks_and_ends_the_thread(open_locks: OpenLocks) -> None:
@@ -288,12 +294,12 @@ async def test_close_tells_the_waiting_tasks_and_ends_the_thread(open_locks: Ope
 
     async def wait() -> None:
         try:
-            async with ours.hold(index):
+            async with ours.hold(at(index)):
                 pass
         except RuntimeClosed as error:
             raised.append(error)
 
-    async with theirs.hold(index):
+    async with theirs.hold(at(index)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await wait_until_waited(ours, index)
@@ -301,7 +307,7 @@ async def test_close_tells_the_waiting_tasks_and_ends_the_thread(open_locks: Ope
     assert len(raised) == 1
     assert "podrt-locks" not in names_of_threads()
     with pytest.raises(RuntimeClosed):
-        async with ours.hold(index):
+        async with ours.hold(at(index)):
             pass
 
 
@@ -311,10 +317,10 @@ async def test_waiting_ends_with_an_error_when_the_table_goes_away(open_locks: O
 
     async def wait() -> None:
         with pytest.raises(RuntimeClosed):
-            async with ours.hold(index):
+            async with ours.hold(at(index)):
                 pass
 
-    async with theirs.hold(index):
+    async with theirs.hold(at(index)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await wait_until_waited(ours, index)
@@ -325,30 +331,65 @@ async def test_hold_of_no_lock_is_not_found(open_locks: OpenLocks) -> None:
     locks = open_locks()
     for index in (0, 1 << 30):
         with pytest.raises(NotFound):
-            async with locks.hold(index):
+            async with locks.hold(at(index)):
                 pass
     assert locks._turns == {}
 
 
-async def test_debug_order_refuses_a_container_before_its_pod(
+async def test_order_of_locking_refuses_a_container_before_its_pod(open_locks: OpenLocks) -> None:
+    locks = open_locks()
+    assert locks.order is not None, "the suite runs with the debug build's checks"
+    numbers = [locks.allocate(OWNER) for _ in range(3)]
+    # The greatest number is the pod's: the order is that of the objects.
+    first, second = (Lock(Level.CONTAINER, name, numbers.pop(0)) for name in ("a", "b"))
+    pod = Lock(Level.POD, "z", numbers[0])
+    async with locks.hold(pod), locks.hold(first), locks.hold(second):
+        pass
+    async with locks.hold(second):
+        for lock in (pod, first, second):
+            with pytest.raises(AssertionError, match="lock order"):
+                async with locks.hold(lock):
+                    pass
+            if lock is not second:
+                with pytest.raises(AssertionError, match="lock order"):
+                    locks.try_hold(lock)
+    assert locks.order.is_idle
+
+
+async def test_order_of_locking_lets_every_task_hold_its_own(open_locks: OpenLocks) -> None:
+    locks = open_locks()
+    first, second = (Lock(Level.CONTAINER, OWNER, locks.allocate(OWNER)) for _ in range(2))
+
+    async def hold_first() -> None:
+        async with locks.hold(first):
+            pass
+
+    async with trio.open_nursery() as nursery:
+        async with locks.hold(second):
+            nursery.start_soon(hold_first)
+            await trio.testing.wait_all_tasks_blocked()
+    assert locks.order is not None
+    assert locks.order.is_idle
+
+
+async def test_cancelled_wait_for_a_lock_leaves_the_order_of_locking_idle(
+    open_locks: OpenLocks,
+) -> None:
+    ours, theirs = open_locks(), open_locks()
+    index = ours.allocate(OWNER)
+    async with theirs.hold(at(index)):
+        with trio.move_on_after(0.01):
+            async with ours.hold(at(index)):
+                pass
+    assert ours.order is not None
+    assert ours.order.is_idle
+
+
+async def test_without_the_debug_build_no_order_is_kept(
     open_locks: OpenLocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PODRT_DEBUG_LOCKS", "1")
-    locks = open_locks()
-    pod, first, second = (locks.allocate(OWNER) for _ in range(3))
-    async with locks.hold(pod, rank=(POD_LEVEL, "p")):
-        async with locks.hold(first, rank=(CONTAINER_LEVEL, "a")):
-            async with locks.hold(second, rank=(CONTAINER_LEVEL, "b")):
-                pass
-    async with locks.hold(second, rank=(CONTAINER_LEVEL, "b")):
-        for lock, rank in ((pod, (POD_LEVEL, "p")), (first, (CONTAINER_LEVEL, "a"))):
-            with pytest.raises(AssertionError, match="lock order"):
-                async with locks.hold(lock, rank=rank):
-                    pass
-            with pytest.raises(AssertionError, match="lock order"):
-                locks.try_hold(lock, rank=rank)
-    assert locks._order is not None
-    assert locks._order._held == {}
+    monkeypatch.setenv("PODRT_DEBUG_LOCKS", "0")
+    assert open_locks().order is None
 
 
 async def test_owners_lists_what_is_allocated(open_locks: OpenLocks) -> None:

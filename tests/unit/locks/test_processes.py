@@ -130,6 +130,36 @@ def test_growing_by_many_at_once_loses_nothing(table: LockTable, start_peer: Sta
     assert taken == list(range(1, 18_001))
 
 
+def test_growing_to_very_many_leaves_those_at_work_alone(
+    table: LockTable, start_peer: StartPeer, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    contended, waited = table.allocate(OWNER), table.allocate(OWNER)
+    counter = tmp_path / "counter"
+    counter.write_bytes(bytes(8))
+    each, turns = rounds(100_000, 499_000), rounds(20_000, 300_000)
+    table.acquire_nowait(waited)
+    growers, counters, waiter = (
+        [start_peer(), start_peer()],
+        [start_peer(), start_peer()],
+        start_peer(),
+    )
+    waiter.send("acquire", waited, 600_000)
+    for peer in counters:
+        peer.send("count", contended, str(counter), turns)
+    for number, peer in enumerate(growers):
+        peer.send("allocate_count", bytes([66 + number]).hex() * 32, each)
+    last = max(peer.result() for peer in growers)
+    assert last == 2 + 2 * each
+    assert table.acquire_nowait(last) == 1, "seen by one who attached when the table was small"
+    table.release(waited)
+    assert waiter.result() == 1
+    assert [peer.result() for peer in counters] == [0, 0]
+    assert int.from_bytes(counter.read_bytes(), "little") == 2 * turns
+    owners = [entry.owner_id[0] for entry in table.entries()]
+    assert (owners.count(66), owners.count(67)) == (each, each)
+    assert table.repair() == 0
+
+
 def test_slots_of_killed_processes_are_used_again(table: LockTable, start_peer: StartPeer) -> None:
     index = table.allocate(OWNER)
     peer = start_peer()

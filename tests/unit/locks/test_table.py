@@ -13,7 +13,7 @@ import pytest
 
 from podrt._fast import lockfile
 from podrt._fast.locktable import LockTable
-from podrt.errors import InternalError, NotFound, RuntimeClosed, StoreFailed
+from podrt.errors import InternalError, NotFound, RuntimeClosed, StoreCorrupt, StoreFailed
 
 OWNER = b"a" * 32
 OTHER = b"b" * 32
@@ -142,11 +142,74 @@ def test_entries_tell_owner_holder_and_claim(table: LockTable) -> None:
     table.acquire_nowait(held)
     token = table.claim(held, 9)
     first, second = table.entries()
-    assert first == (plain, "allocated", OWNER, None, None, False)
+    assert first == (plain, "allocated", OWNER, None, None, False, False)
     assert second[:3] == (held, "allocated", OTHER)
     assert second.holder is not None
     assert second.claim is not None
     assert (second.claim.verb, second.claim.token) == (9, token)
+
+
+def test_looking_shows_the_same_and_touches_nothing(table: LockTable) -> None:
+    index, free = table.allocate(OWNER), table.allocate(OTHER)
+    table.acquire_nowait(index)
+    token = table.claim(index, 9)
+    before = Path(table.path).read_bytes()
+    looking = LockTable.look(table.path)
+    assert looking is not None
+    assert list(looking.entries()) == list(table.entries())
+    assert looking.entry(index) == table.entry(index)
+    assert looking.holder(index) == table.holder(index)
+    assert looking.read_claim(index) == table.read_claim(index)
+    assert (looking.waiters(index), looking.claim_waiters(index)) == ([], [])
+    assert looking.capacity == table.capacity
+    for act in (
+        lambda: looking.acquire_nowait(free),
+        lambda: looking.acquire(free, 1),
+        lambda: looking.release(index),
+        lambda: looking.wait(index, 1),
+        lambda: looking.claim(index, 9),
+        lambda: looking.drop_claim(index, token),
+        lambda: looking.preempt(index, token, 9),
+        lambda: looking.allocate(OWNER),
+        lambda: looking.free(index, OWNER),
+        lambda: looking.repair(),
+        lambda: looking.poke(),
+        lambda: looking.wait_any([], [], looking.mail(), 1),
+    ):
+        with pytest.raises(InternalError, match="not acted on"):
+            act()
+    assert Path(table.path).read_bytes() == before
+    looking.close()
+    with pytest.raises(RuntimeClosed):
+        looking.entry(index)
+
+
+def test_looking_follows_a_growing_table(table: LockTable) -> None:
+    looking = LockTable.look(table.path)
+    assert looking is not None
+    many = [table.allocate(OWNER) for _ in range(2 * lockfile.CHUNK_ENTRIES)]
+    assert [entry.lock for entry in looking.entries()] == many
+    looking.close()
+
+
+def test_looking_for_no_table_or_one_of_another_boot_finds_none(table_path: str) -> None:
+    assert LockTable.look(table_path) is None
+    assert not os.path.exists(table_path)
+    LockTable.open(table_path).close()
+    with open(table_path, "r+b") as file:
+        file.write(lockfile.pack_header(b"another boot....")[:64])
+    assert LockTable.look(table_path) is None
+    assert os.path.exists(table_path), "to replace it is for who acts"
+
+
+def test_looking_at_a_damaged_table_refuses(table_path: str) -> None:
+    LockTable.open(table_path).close()
+    os.truncate(table_path, 4096)
+    with pytest.raises(StoreCorrupt, match="too short"):
+        LockTable.look(table_path)
+    Path(table_path).write_bytes(b"no table at all" * 10)
+    with pytest.raises(StoreCorrupt, match="not a lock table"):
+        LockTable.look(table_path)
 
 
 def test_free_leaves_a_held_lock_held(table: LockTable) -> None:
