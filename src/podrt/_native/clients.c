@@ -1,5 +1,6 @@
-/* Connections: messages in, replies out. A client that does not read is dropped, one that went
- * away cancels nothing. */
+/* Connections: messages in, replies out. A client that does not read is dropped. One that went
+ * away cancels nothing that was begun; what it sent and nobody read yet is dropped with it, so
+ * that whoever is greeted next knows from the journal all that will come of it. */
 #include "monitor.h"
 
 #include <sys/socket.h>
@@ -218,7 +219,9 @@ static void client_event(struct monitor *m, void *owner, uint32_t events)
 
 	if (events & EPOLLOUT)
 		client_flush(m, client);
-	if (client->source.fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+	if (events & (EPOLLHUP | EPOLLERR))
+		client_close(m, client);
+	else if (client->source.fd >= 0 && events & EPOLLIN)
 		client_read(m, client);
 }
 

@@ -149,7 +149,10 @@ class Monitor:
         await self._ask(Message(Kind.RELEASE_NS, id=bytes.fromhex(owner_id)), "release")
 
     async def hello(self) -> int:
-        """Greet the monitor; returns the sequence of its last journal record."""
+        """Greet the monitor; returns the sequence of its last journal record.
+
+        Once it answers, the journal holds everything that will come of what dead clients sent.
+        """
         reply = await self._ask(Message(Kind.HELLO), "hello")
         return int.from_bytes(reply.body[:8], "little")
 
@@ -250,6 +253,7 @@ async def open_monitor(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             try:
+                await monitor.hello()
                 yield monitor
             finally:
                 reading.cancel()

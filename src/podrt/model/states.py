@@ -89,7 +89,8 @@ class Facts(
 
     `run` is the run number the facts belong to; `pid` and `start_ticks` name the process
     (clock ticks since boot, /proc/PID/stat field 22); `error` is the errno and `error_stage`
-    the plan's op code of a start that failed; `boot_id` is the boot they were seen in.
+    the plan's op code of a start that failed; `boot_id` is the boot they were seen in; `epoch` is
+    the number of the journal whose monitor started the process or took it over.
     """
 
     run: int = 0
@@ -105,6 +106,7 @@ class Facts(
     error: int = 0
     error_stage: int = 0
     boot_id: str = ""
+    epoch: int = 0
 
 
 NO_FACTS = Facts()

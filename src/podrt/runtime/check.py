@@ -41,7 +41,7 @@ async def check(ctx: Context, *, mends: bool = False) -> list[Finding]:
     """Look at everything once; with `mends`, mend what can be mended."""
     ctx.check_open()
     ctx.view.refresh()
-    findings = []
+    findings = _check_lock_table(ctx, mends)
     for finding, mend in list(_Checker(ctx).problems()):
         is_repaired = False
         if mends and mend is not None:
@@ -53,6 +53,25 @@ async def check(ctx: Context, *, mends: bool = False) -> list[Finding]:
             except (PodrtError, OSError) as exc:
                 finding = msgspec.structs.replace(finding, problem=f"{finding.problem} ({exc})")
         findings.append(msgspec.structs.replace(finding, is_repaired=is_repaired))
+    return findings
+
+
+def _check_lock_table(ctx: Context, mends: bool) -> list[Finding]:
+    """Locks that nobody has and nobody can get: their process died half way."""
+    torn = [entry.lock for entry in ctx.locks.table.entries() if entry.is_torn]
+    returned = ctx.locks.repair() if mends else 0
+    findings = [
+        Finding(
+            kind="lock",
+            what=str(lock),
+            problem="who allocated or freed it was killed",
+            is_repaired=mends,
+        )
+        for lock in torn
+    ]
+    if returned > len(torn):
+        problem = f"{returned - len(torn)} free ones could not be allocated"
+        findings.append(Finding(kind="lock", what="table", problem=problem, is_repaired=True))
     return findings
 
 
@@ -197,12 +216,28 @@ class _Checker:
     def _stray_locks(self) -> Iterator[Problem]:
         locks = self._ctx.locks
         for index, owner in locks.owners():
-            if owner not in self._known and self._is_nobody(owner):
+            problem = self._lock_problem(index, owner)
+            if problem:
 
                 async def mend(index: int = index, owner: str = owner) -> None:
                     locks.free(index, owner)
 
-                yield _finding("lock", str(index), f"its owner {short_id(owner)} is gone"), mend
+                yield _finding("lock", str(index), problem), mend
+
+    def _lock_problem(self, index: int, owner: str) -> str:
+        """Why nobody uses a lock, "" if somebody does or is about to."""
+        if owner not in self._known and self._is_nobody(owner):
+            # Freed right after its owner was removed, it is nobody's fault.
+            return f"its owner {short_id(owner)} is gone" if self._is_owner(index, owner) else ""
+        tables = self._ctx.store.tables
+        record = tables.get(PodRecord, owner) or tables.get(ContainerRecord, owner)
+        if record is None or record.lock in (0, index):
+            return ""
+        return f"its owner {short_id(owner)} uses lock {record.lock}"
+
+    def _is_owner(self, index: int, owner: str) -> bool:
+        entry = self._ctx.locks.table.entry(index)
+        return entry is not None and entry.owner_id.hex() == owner
 
     def _missing_plans(self) -> Iterator[Problem]:
         for record in self._containers.values():

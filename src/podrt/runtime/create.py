@@ -7,6 +7,7 @@ architecture.md decision 5.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +21,7 @@ from podrt.model.container import ContainerConfig, Dependency
 from podrt.model.ids import check_name, generate_name, generate_unique_name, new_id
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
+from podrt.model.verbs import Verb
 from podrt.store.records import (
     ContainerRecord,
     Delete,
@@ -31,8 +33,8 @@ from podrt.store.records import (
 )
 from podrt.store.tables import Tables
 
-from .claims import Verb, claim
-from .context import CLEANUP_S, Context, finishing
+from .claims import claim
+from .context import Context, finishing
 from .graph import build_graph, check_graph
 from .prepare import (
     check_container,
@@ -182,8 +184,7 @@ class _Creation:
             with finishing("create"):
                 await self._ctx.commit(self._finish)
         except BaseException:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
-                await self._undo()
+            self._undo()
             raise
 
     def _resolve_requires(self) -> None:
@@ -316,17 +317,14 @@ class _Creation:
             ops += [Delete(IntentRecord, member.id), Put(member)]
         return ops
 
-    async def _undo(self) -> None:
+    def _undo(self) -> None:
         """Give back what was taken, the locks last; failures are left to `system check`."""
         if self._is_made():
             return
-        ids = [member.id for member in self.containers]
-        if self._is_new_pod and self._pod is not None:
-            ids.append(self._pod.id)
-        await undo_creation(self._ctx, ids)
-        for record in (*self.containers, *([self._pod] if self._is_new_pod else [])):
-            if record is not None and record.lock:
-                self._ctx.locks.free(record.lock, record.id)
+        made: list[PodRecord | ContainerRecord] = [*self.containers]
+        if self._is_new_pod:
+            made.append(self.pod)
+        undo_creation(self._ctx, {record.id: record.lock for record in made})
 
     def _is_made(self) -> bool:
         """Whether the last commit is in the log (Ctrl-C came right behind it): then it counts."""
@@ -337,19 +335,23 @@ class _Creation:
         )
 
 
-async def undo_creation(ctx: Context, ids: Sequence[str]) -> None:
-    """Remove the files and intents of objects whose creation was not finished."""
-    for record_id in ids:
+def undo_creation(ctx: Context, locks: Mapping[str, int]) -> None:
+    """Remove what objects have whose creation was not finished; the intents go last of all.
+
+    Shape: ID -> its lock, 0 for none. What cannot be removed is left to `system check`.
+    """
+    for record_id, lock in locks.items():
         for path in (ctx.layout.container(record_id), ctx.layout.pod(record_id)):
-            try:
+            with contextlib.suppress(OSError, PodrtError):
                 trees.remove_tree(path)
-            except (OSError, PodrtError):
-                continue
+        if lock:
+            with contextlib.suppress(OSError, PodrtError):
+                ctx.locks.free(lock, record_id)
 
     def build(tables: Tables) -> list[Op]:
         return [
             Delete(IntentRecord, record_id)
-            for record_id in ids
+            for record_id in locks
             if tables.get(IntentRecord, record_id) is not None
         ]
 

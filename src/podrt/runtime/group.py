@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 import trio
@@ -25,6 +25,9 @@ from podrt.store.tables import Tables
 from .context import Context
 from .namespaces import pod_namespace_flags
 
+Change = Callable[[ContainerRecord], ContainerRecord]
+"""A wish about one container; gets the record with its newest facts."""
+
 # A monitor forks nothing once it serves; the bound only keeps a broken one small.
 _MONITOR_LIMITS = Resources(pids_limit=512, memory_bytes=256 << 20)
 _ENDING_S = 10.0
@@ -37,16 +40,27 @@ def members_of(tables: Tables, group_id: str) -> list[ContainerRecord]:
     return [alone] if alone is not None else tables.members(group_id)
 
 
-def fold(ctx: Context, tables: Tables, group_id: str) -> dict[str, ContainerRecord]:
-    """The group's containers with everything journaled so far laid into them, by ID.
+def fold(
+    ctx: Context, tables: Tables, group_id: str, change: Mapping[str, Change | None]
+) -> list[Op]:
+    """The operations that make a wish, and move what was journaled so far into the log with it.
 
-    Committing them together with `folded_group` moves the facts from the journal to the log;
-    doing it twice changes nothing.
+    `change` says, by container ID, what the wish does to a record (None: nothing); who is gone
+    is left out. Whoever else the journal tells something new about is folded as well, so that
+    what the log has folded is never read again.
     """
-    return {
-        member.id: msgspec.structs.replace(member, facts=ctx.view.facts(member))
-        for member in members_of(tables, group_id)
-    }
+    unfolded = ctx.view.unfolded(group_id)
+    ops: list[Op] = [] if unfolded.group is None else [Put(unfolded.group)]
+    for key in {**change, **dict.fromkeys(unfolded.ids)}:
+        member = tables.get(ContainerRecord, key)
+        if member is None:
+            continue
+        folded = msgspec.structs.replace(member, facts=ctx.view.facts(member))
+        wish = change.get(key)
+        wished = wish(folded) if wish is not None else folded
+        if wished != member:
+            ops.append(Put(wished))
+    return ops
 
 
 @contextlib.asynccontextmanager
@@ -97,8 +111,10 @@ def _begin_epoch(ctx: Context, group_id: str) -> int:
         # A crash may have left a file of this number; its facts, if any, were never promised.
         while os.path.exists(ctx.layout.journal(group_id, epoch)):
             epoch += 1
-        folded = fold(ctx, tables, group_id).values()
-        return [Put(GroupRecord(id=group_id, epoch=epoch)), *(Put(member) for member in folded)]
+        # Also of those about whom nothing new was journaled: a process may have been lost.
+        members = dict.fromkeys(member.id for member in members_of(tables, group_id))
+        folded = fold(ctx, tables, group_id, members)
+        return [*folded, Put(GroupRecord(id=group_id, epoch=epoch))]
 
     try:
         ctx.record(build)

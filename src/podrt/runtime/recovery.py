@@ -5,12 +5,10 @@ An intent is undone only when its writer is dead, so that commands at work are l
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import msgspec
 
-from podrt.errors import PodrtError
 from podrt.linux import process
 from podrt.store.records import (
     ContainerRecord,
@@ -43,18 +41,12 @@ def dead_intents(ctx: Context) -> list[IntentRecord]:
 
 async def undo_dead_intents(ctx: Context) -> int:
     """Undo what dead makers left half made; how many objects that were."""
-    intents = dead_intents(ctx)
-    if not intents:
-        return 0
-    await undo_creation(ctx, [intent.id for intent in intents])
-    dead = {intent.id for intent in intents}
-    tables = ctx.store.tables
-    for lock, owner in list(ctx.locks.owners()):
-        is_known = tables.get(PodRecord, owner) or tables.get(ContainerRecord, owner)
-        if owner in dead and not is_known:
-            with contextlib.suppress(PodrtError, OSError):
-                ctx.locks.free(lock, owner)
-    return len(intents)
+    dead = {intent.id: 0 for intent in dead_intents(ctx)}
+    if dead:
+        # An intent does not say which lock came after it, if any did.
+        dead |= {owner: lock for lock, owner in ctx.locks.owners() if owner in dead}
+        undo_creation(ctx, dead)
+    return len(dead)
 
 
 def renew_locks(ctx: Context) -> None:

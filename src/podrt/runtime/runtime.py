@@ -21,14 +21,14 @@ from podrt.errors import (
 from podrt.images import blobs
 from podrt.images.layers import make_skeleton
 from podrt.linux import features
-from podrt.locks import Locks
+from podrt.locks.locks import Locks
 from podrt.model.container import ContainerConfig
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
 from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
 from podrt.store.wal import Store
 
-from . import check, create, images, start, stop, teardown
+from . import check, create, images, pause, prune, restart, start, stop, teardown
 from .container import Container
 from .context import Context
 from .image_names import image_named
@@ -170,6 +170,20 @@ class Runtime:
             pods, lambda pod: stop.stop_pod(self._ctx, pod.id, timeout_s=timeout_s)
         )
 
+    async def restart_pods(self, pods: Sequence[Pod], *, timeout_s: int | None = None) -> Results:
+        """Stop and start many pods at once."""
+        return await _for_all(
+            pods, lambda pod: restart.restart_pod(self._ctx, pod.id, timeout_s=timeout_s)
+        )
+
+    async def pause_pods(self, pods: Sequence[Pod]) -> Results:
+        """Freeze the running containers of many pods at once."""
+        return await _for_all(pods, lambda pod: pause.pause_pod(self._ctx, pod.id))
+
+    async def unpause_pods(self, pods: Sequence[Pod]) -> Results:
+        """Thaw the paused containers of many pods at once."""
+        return await _for_all(pods, lambda pod: pause.unpause_pod(self._ctx, pod.id))
+
     async def kill_pods(self, pods: Sequence[Pod], number: int) -> Results:
         """Send a signal to the running containers of many pods at once."""
         return await _for_all(pods, lambda pod: stop.kill_pod(self._ctx, pod.id, number))
@@ -182,6 +196,16 @@ class Runtime:
             pods,
             lambda pod: teardown.remove_pod(self._ctx, pod.id, force=force, timeout_s=timeout_s),
         )
+
+    async def prune_pods(self) -> prune.Pruned:
+        """Remove every pod whose containers have all ended; what was to go, and how that went."""
+        return await prune.prune_pods(self._ctx)
+
+    async def prune_containers(
+        self, wanted: Callable[[ContainerRecord], bool] = lambda record: True
+    ) -> prune.Pruned:
+        """Remove the containers outside of pods that do not run and that `wanted` accepts."""
+        return await prune.prune_containers(self._ctx, wanted)
 
     async def import_image(
         self,

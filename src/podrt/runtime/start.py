@@ -26,11 +26,12 @@ from podrt.errors import (
 )
 from podrt.model.container import InitKind
 from podrt.model.states import LIVE_PHASES, ContainerState, Phase
-from podrt.store.records import ContainerRecord, Op, PodRecord, Put
-from podrt.store.tables import Tables
+from podrt.model.verbs import Verb
+from podrt.store.records import ContainerRecord, PodRecord
 
-from .claims import Verb, claim
+from .claims import claim, lock_of
 from .context import Context, finishing
+from .frozen import note_infra_awake, share_out
 from .graph import Graph, check_graph
 from .group import fold, open_group, set_up_namespaces
 from .order import member_graph
@@ -52,31 +53,35 @@ async def start_pod(ctx: Context, pod_id: str) -> Outcomes:
     """Start a pod's containers; the outcome of each. Raises: what comes before any is touched."""
     ctx.check_open()
     async with claim(ctx, pod_id, Verb.START):
-        pod, members = _load_pod(ctx, pod_id)
+        pod, members = load_pod(ctx, pod_id, "start")
         graph = member_graph(members)
         names = {member.id: member.config.name for member in members}
         check_graph(graph, names, pod.config.name)
         parent = pod.config.cgroup_parent
         async with open_group(ctx, pod.id, parent) as monitor:
-            starter = _Starter(ctx, monitor, pod, names)
+            starter = Starter(ctx, monitor, pod, names)
             return await starter.run(graph)
 
 
-def _load_pod(ctx: Context, pod_id: str) -> tuple[PodRecord, list[ContainerRecord]]:
+def load_pod(ctx: Context, pod_id: str, verb: str) -> tuple[PodRecord, list[ContainerRecord]]:
+    """The pod and its members, for a verb that starts them.
+
+    Raises: Removed, InvalidState, NothingToStart.
+    """
     ctx.view.refresh()
     pod = ctx.store.tables.get(PodRecord, pod_id)
     if pod is None:
         raise Removed("pod", pod_id[:12])
     if pod.removing:
-        raise InvalidState("start", f"pod {pod.config.name}", "it is being removed")
+        raise InvalidState(verb, f"pod {pod.config.name}", "it is being removed")
     members = ctx.view.members(pod_id)
     if not members:
         raise NothingToStart(pod.config.name)
     return pod, members
 
 
-class _Starter:
-    """One pod's start, under its claim and with its monitor."""
+class Starter:
+    """One group's start, under its claim and with its monitor."""
 
     def __init__(
         self, ctx: Context, monitor: Monitor, pod: PodRecord | None, names: Mapping[str, str]
@@ -89,37 +94,46 @@ class _Starter:
     async def run(self, graph: Graph) -> Outcomes:
         """Infra first, then init containers one by one, then everything else at once."""
         self.wish(set(graph.needs))
-        self.make_pod_cgroup()
+        await self.make_pod_cgroup()
         inits = self._inits(graph)
-        await self._run_inits(inits)
+        await self.run_inits(inits)
         rest = graph.restricted(graph.needs.keys() - set(inits))
         return await walk(
-            rest, self.act, limiter=self._ctx.limiter, on_failed_need=self._failed_need
+            rest, self.act, limiter=self._ctx.limiter, on_failed_need=self.failed_need
         )
+
+    async def run_one(self, record: ContainerRecord) -> None:
+        """Start one container; the namespaces of its pod come first. Raises: PodrtError."""
+        infra_id = self._pod.infra_id if self._pod is not None else ""
+        self.wish({record.id, infra_id})
+        await self.make_pod_cgroup()
+        if infra_id:
+            await self.act(infra_id)
+        await self.act(record.id)
 
     def wish(self, nodes: Set[str]) -> None:
         """One transaction: everything that does not run gets its next run number."""
 
-        def build(tables: Tables) -> list[Op]:
-            ops: list[Op] = []
-            for member in fold(self._ctx, tables, self._monitor.group_id).values():
-                if member.id not in nodes or self._ctx.view.facts(member).phase in LIVE_PHASES:
-                    continue
-                ops.append(
-                    Put(
-                        msgspec.structs.replace(
-                            member, run=member.run + 1, wanted="running", user_stopped=False
-                        )
-                    )
-                )
-            return ops
+        def change(member: ContainerRecord) -> ContainerRecord:
+            if member.facts.phase in LIVE_PHASES:
+                return member
+            return msgspec.structs.replace(
+                member, run=member.run + 1, wanted="running", user_stopped=False
+            )
 
-        self._ctx.record(build)
+        changes = dict.fromkeys(nodes, change)
+        self._ctx.record(lambda tables: fold(self._ctx, tables, self._monitor.group_id, changes))
 
-    def make_pod_cgroup(self) -> None:
+    async def make_pod_cgroup(self) -> None:
         """Make the pod's cgroup with the pod's limits."""
         pod = self._pod
-        if pod is not None and pod.cgroup_path:
+        if pod is None or not pod.cgroup_path:
+            return
+        try:
+            self._ctx.cgroups.create(pod.cgroup_path, pod.config.resources)
+        except InvalidState:
+            # The members that are paused in it shall not keep the others from starting.
+            await share_out(self._ctx, self._monitor, pod)
             self._ctx.cgroups.create(pod.cgroup_path, pod.config.resources)
 
     def _inits(self, graph: Graph) -> list[str]:
@@ -133,7 +147,7 @@ class _Starter:
         """A `once` container whose removal was cut short must not run again."""
         return record.config.init is InitKind.ONCE and record.removing
 
-    async def _run_inits(self, inits: Sequence[str]) -> None:
+    async def run_inits(self, inits: Sequence[str]) -> None:
         """Run the init containers in creation order, each to completion.
 
         Raises: InvalidState naming the one that failed and its code.
@@ -170,7 +184,8 @@ class _Starter:
         if record.config.init is InitKind.ONCE:
             await remove_container(self._ctx, record, self._monitor)
 
-    def _failed_need(self, node: str, failed: Sequence[str]) -> PodrtError:
+    def failed_need(self, node: str, failed: Sequence[str]) -> PodrtError:
+        """The outcome of one that was not tried because `failed`, which it needs, failed."""
         return DependencyFailed(
             self._names.get(node, node[:12]), [self._names.get(need, need[:12]) for need in failed]
         )
@@ -183,7 +198,7 @@ class _Starter:
         if record.config.is_infra:
             await self._start_infra()
             return
-        async with self._ctx.locks.hold(record.lock):
+        async with self._ctx.locks.hold(lock_of(record)):
             self._ctx.view.refresh()
             record = self._ctx.store.tables.get(ContainerRecord, node)
             if record is None:
@@ -194,20 +209,36 @@ class _Starter:
             what = f"container {record.config.name}"
             if state in _BLOCKED:
                 raise InvalidState("start", what, f"it {_BLOCKED[state]}")
-            self._check_dependencies(record, what)
+            self.check_dependencies(record, what)
+            record = self._with_unused_run(record)
             await self._start_process(record, is_held=state is ContainerState.CREATED)
+
+    def _with_unused_run(self, record: ContainerRecord) -> ContainerRecord:
+        """Nothing that is journaled of a run counts after its end, so a number is used once.
+
+        Whoever still ran when everybody else got the next number may have ended since then.
+        """
+        facts = self._ctx.view.facts(record)
+        if facts.run < record.run or facts.phase in LIVE_PHASES:
+            return record
+        self.wish({record.id})
+        return self._ctx.store.tables.get(ContainerRecord, record.id) or record
 
     async def _start_infra(self) -> None:
         """The infra container without a process: the monitor makes and holds the namespaces."""
         if self._pod is not None:
             await set_up_namespaces(self._monitor, self._pod)
+            await note_infra_awake(self._ctx, self._monitor, self._pod)
 
-    def _check_dependencies(self, record: ContainerRecord, what: str) -> None:
-        """They were started, but may have died before this container's turn came."""
+    def check_dependencies(self, record: ContainerRecord, what: str) -> None:
+        """They were started, but may have died before this container's turn came.
+
+        Raises: InvalidState naming those that do not run.
+        """
         down = []
         for edge in record.config.requires:
             need = self._ctx.store.tables.get(ContainerRecord, edge.on)
-            if need is None or not self._ctx.view.is_running(need):
+            if need is None or self._ctx.view.state(need) is not ContainerState.RUNNING:
                 down.append(self._names.get(edge.on, edge.on[:12]))
         if down:
             raise InvalidState(
@@ -265,24 +296,31 @@ async def start_container(ctx: Context, container_id: str) -> None:
         raise Removed("container", container_id[:12])
     group_id = ctx.group_id(record)
     async with claim(ctx, group_id, Verb.START):
-        ctx.view.refresh()
-        record = ctx.store.tables.get(ContainerRecord, container_id)
-        if record is None:
-            raise Removed("container", container_id[:12])
-        pod = ctx.pod_of(record)
-        if record.removing or (pod is not None and pod.removing):
-            raise InvalidState("start", f"container {record.config.name}", "it is being removed")
+        record, pod = load_startable(ctx, container_id, "start")
         parent = pod.config.cgroup_parent if pod is not None else record.config.cgroup_parent
-        names = {member.id: member.config.name for member in ctx.view.members(group_id)}
-        names.setdefault(record.id, record.config.name)
         async with open_group(ctx, group_id, parent) as monitor:
-            starter = _Starter(ctx, monitor, pod, names)
-            infra_id = pod.infra_id if pod is not None else ""
-            starter.wish({container_id, infra_id})
-            starter.make_pod_cgroup()
-            if infra_id:
-                await starter.act(infra_id)
-            await starter.act(container_id)
+            starter = Starter(ctx, monitor, pod, names_of(ctx, record))
+            await starter.run_one(record)
+
+
+def load_startable(
+    ctx: Context, container_id: str, verb: str
+) -> tuple[ContainerRecord, PodRecord | None]:
+    """A container and its pod, for a verb that starts it. Raises: Removed, InvalidState."""
+    ctx.view.refresh()
+    record = ctx.store.tables.get(ContainerRecord, container_id)
+    if record is None:
+        raise Removed("container", container_id[:12])
+    pod = ctx.pod_of(record)
+    if record.removing or (pod is not None and pod.removing):
+        raise InvalidState(verb, f"container {record.config.name}", "it is being removed")
+    return record, pod
+
+
+def names_of(ctx: Context, record: ContainerRecord) -> dict[str, str]:
+    """The names, by ID, of a container and of all that are in its pod."""
+    names = {member.id: member.config.name for member in ctx.view.members(record.pod_id)}
+    return {**names, record.id: record.config.name}
 
 
 def raise_failures(verb: str, outcomes: Outcomes) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 import trio
@@ -17,11 +17,12 @@ import trio
 from podrt.engines.monitor import Monitor
 from podrt.errors import EngineFailed, InvalidState, PodrtError, Removed
 from podrt.model.states import ALIVE, ContainerState
-from podrt.store.records import ContainerRecord, Op, PodRecord, Put
-from podrt.store.tables import Tables
+from podrt.model.verbs import Verb
+from podrt.store.records import ContainerRecord, PodRecord
 
-from .claims import Verb, claim, preempt_starts
+from .claims import claim
 from .context import Context
+from .frozen import thaw_if_killed
 from .graph import build_graph
 from .group import fold, open_group
 from .order import member_graph
@@ -51,14 +52,24 @@ async def stop_pod(ctx: Context, pod_id: str, *, timeout_s: int | None = None) -
 
 
 async def stop_members(
-    ctx: Context, monitor: Monitor, pod: PodRecord, *, timeout_s: int | None
+    ctx: Context,
+    monitor: Monitor,
+    pod: PodRecord,
+    *,
+    timeout_s: int | None,
+    but: Set[str] = frozenset(),
 ) -> Outcomes:
-    """Stop what runs of a pod in reverse graph order, the infra last; clean up what ended."""
+    """Stop what runs of a pod in reverse graph order, the infra last; clean up what ended.
+
+    Those in `but`, and who is paused, are left alone; the infra stays with them.
+    """
     members = ctx.view.members(pod.id)
     stoppable = [
         member
         for member in members
-        if ctx.view.has_process(member) and ctx.view.state(member) is not ContainerState.PAUSED
+        if member.id not in but
+        and ctx.view.has_process(member)
+        and ctx.view.state(member) is not ContainerState.PAUSED
     ]
     wish_stopped(ctx, pod.id, stoppable)
     by_id = {member.id: member for member in stoppable}
@@ -76,17 +87,13 @@ async def stop_members(
 
 def wish_stopped(ctx: Context, group_id: str, members: Sequence[ContainerRecord]) -> None:
     """One transaction: these are stopped because the user says so."""
-    ids = {member.id for member in members}
 
-    def build(tables: Tables) -> list[Op]:
-        return [
-            Put(msgspec.structs.replace(member, wanted="stopped", user_stopped=True))
-            for member in fold(ctx, tables, group_id).values()
-            if member.id in ids
-        ]
+    def change(member: ContainerRecord) -> ContainerRecord:
+        return msgspec.structs.replace(member, wanted="stopped", user_stopped=True)
 
-    if ids:
-        ctx.record(build)
+    changes = {member.id: change for member in members}
+    if changes:
+        ctx.record(lambda tables: fold(ctx, tables, group_id, changes))
 
 
 def clean_up(
@@ -109,15 +116,12 @@ def clean_up(
         except OSError as exc:
             errors[member.id] = EngineFailed("cleanup", exc.errno or 0, member.cgroup_path)
 
-    def build(tables: Tables) -> list[Op]:
-        return [
-            Put(msgspec.structs.replace(member, cleaned_run=cleaned[member.id]))
-            for member in fold(ctx, tables, group_id).values()
-            if member.id in cleaned
-        ]
+    def change(member: ContainerRecord) -> ContainerRecord:
+        return msgspec.structs.replace(member, cleaned_run=cleaned[member.id])
 
     if cleaned:
-        ctx.record(build)
+        changes = dict.fromkeys(cleaned, change)
+        ctx.record(lambda tables: fold(ctx, tables, group_id, changes))
     return errors
 
 
@@ -176,17 +180,31 @@ async def kill_container(ctx: Context, container_id: str, number: int) -> None:
             if exc.errno != errno.ESRCH:
                 raise
             raise InvalidState("kill", what, "can only kill running containers") from exc
+        await thaw_if_killed(ctx, monitor, record, number)
 
 
 async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
     """Send a signal to every running container of a pod, all at once."""
     ctx.check_open()
+    _killable_pod(ctx, pod_id)
+    if number not in _ENDING_SIGNALS:
+        return await _signal_members(ctx, pod_id, number)
+    async with claim(ctx, pod_id, Verb.KILL):
+        return await _signal_members(ctx, pod_id, number)
+
+
+def _killable_pod(ctx: Context, pod_id: str) -> PodRecord:
     ctx.view.refresh()
     pod = ctx.store.tables.get(PodRecord, pod_id)
     if pod is None:
         raise Removed("pod", pod_id[:12])
     if pod.removing:
         raise InvalidState("kill", f"pod {pod.config.name}", "it is being removed")
+    return pod
+
+
+async def _signal_members(ctx: Context, pod_id: str, number: int) -> Outcomes:
+    pod = _killable_pod(ctx, pod_id)
     members = ctx.view.members(pod_id)
     running = {
         member.id: member
@@ -196,7 +214,6 @@ async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
     outcomes: Outcomes = {member.id: None for member in members}
     if not running:
         return outcomes
-    preempt_starts(ctx, pod_id)
     _wish_killed(ctx, pod_id, list(running.values()), number)
     async with open_group(ctx, pod_id, pod.config.cgroup_parent) as monitor:
 
@@ -205,6 +222,7 @@ async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
                 await monitor.signal(node, ctx.view.facts(running[node]).run, number)
             except EngineFailed as exc:
                 raise_unless_gone(exc)
+            await thaw_if_killed(ctx, monitor, running[node], number)
 
         graph = build_graph(dict.fromkeys(running, ()))
         outcomes |= await walk(graph, act, limiter=ctx.limiter, on_failed_need=None)

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
@@ -22,6 +22,7 @@ from podrt.errors import EngineFailed, InUse, InvalidState, MonitorGone, PodrtEr
 from podrt.linux import trees
 from podrt.model.resources import Resources
 from podrt.model.states import ALIVE, LIVE_PHASES, ContainerState, Phase
+from podrt.model.verbs import Verb
 from podrt.store.records import (
     ContainerRecord,
     Delete,
@@ -33,8 +34,9 @@ from podrt.store.records import (
 )
 from podrt.store.tables import Tables
 
-from .claims import Verb, claim
+from .claims import claim
 from .context import Context, finishing
+from .frozen import kill_frozen
 from .group import fold, open_group, wait_monitor_ended
 from .order import member_graph
 from .processes import kill_process, stop_process
@@ -55,8 +57,11 @@ async def remove_pod(
     force: bool = False,
     timeout_s: int | None = None,
     remove_containers: bool = True,
+    only_if: Callable[[PodRecord], bool] | None = None,
 ) -> Outcomes:
     """Remove a pod with its containers; the outcome of each container.
+
+    `only_if` is asked once nobody else works on the pod; if it says no the pod stays.
 
     Raises: InvalidState naming every member that is in the way, before anything is touched;
     the first error of the table in semantics.md section 6 otherwise.
@@ -68,6 +73,8 @@ async def remove_pod(
         pod = ctx.store.tables.get(PodRecord, pod_id)
         if pod is None:
             raise Removed("pod", pod_id[:12])
+        if only_if is not None and not only_if(pod):
+            raise InvalidState("remove", f"pod {pod.config.name}", "it is in use again")
         members = ctx.view.members(pod_id)
         if all(member.config.is_infra for member in members):
             force = remove_containers = True
@@ -130,7 +137,6 @@ class _PodRemoval:
             await self._remove_cgroups()
             self._remove_files()
             await self._forget_pod()
-            self._free_locks()
         if self._error is not None:
             raise self._error
         return outcomes
@@ -139,17 +145,17 @@ class _PodRemoval:
         ctx, pod = self._ctx, self._pod
 
         def build(tables: Tables) -> list[Op]:
-            marked = [
-                Put(msgspec.structs.replace(member, removing=True))
-                for member in fold(ctx, tables, pod.id).values()
-            ]
+            changes = {member.id: _marked for member in tables.members(pod.id)}
             current = tables.get(PodRecord, pod.id) or pod
-            return [Put(msgspec.structs.replace(current, removing=True)), *marked]
+            wish = Put(msgspec.structs.replace(current, removing=True))
+            return [wish, *fold(ctx, tables, pod.id, changes)]
 
         await ctx.commit(build)
 
     def _forbid_forks(self) -> None:
         path = self._ctx.cgroups.monitor_path(self._pod.config.cgroup_parent, self._pod.id)
+        if not path:
+            return
         try:
             self._ctx.cgroups.update(path, _NO_FORKS)
         except (OSError, EngineFailed) as exc:
@@ -201,7 +207,7 @@ class _PodRemoval:
                 *(Delete(ContainerRecord, member.id) for member in members),
             ]
 
-        await self._ctx.commit(build)
+        await self._ctx.commit(build, once_written=lambda: self._free_locks(members))
 
     async def _remove_cgroups(self) -> None:
         ctx, pod = self._ctx, self._pod
@@ -239,15 +245,22 @@ class _PodRemoval:
             kept = [Put(left)] if self._left else []
             return [Delete(PodRecord, pod_id), Delete(GroupRecord, pod_id), *kept]
 
-        await self._ctx.commit(build)
+        await self._ctx.commit(build, once_written=lambda: self._free_locks([self._pod]))
 
-    def _free_locks(self) -> None:
-        held = [(record.lock, record.id) for record in self._members]
-        for lock, owner in (*held, (self._pod.lock, self._pod.id)):
-            try:
-                self._ctx.locks.free(lock, owner)
-            except (OSError, PodrtError) as exc:
-                self._keep(EngineFailed("free lock", getattr(exc, "errno", 0) or 0, owner))
+    def _free_locks(self, gone: Sequence[PodRecord | ContainerRecord]) -> None:
+        """At once: if we are killed before, only `system check` knows whose they were."""
+        for record in gone:
+            error = _free_lock(self._ctx, record)
+            if error is not None:
+                self._keep(error)
+
+
+def _free_lock(ctx: Context, record: PodRecord | ContainerRecord) -> EngineFailed | None:
+    try:
+        ctx.locks.free(record.lock, record.id)
+    except (OSError, PodrtError) as exc:
+        return EngineFailed("free lock", getattr(exc, "errno", 0) or 0, record.id)
+    return None
 
 
 async def end_process(
@@ -258,7 +271,7 @@ async def end_process(
         return
     facts = ctx.view.facts(record)
     if facts.phase in _ONLY_KILLED:
-        ctx.cgroups.thaw(record.cgroup_path)
+        await kill_frozen(ctx, monitor, record, facts.run)
         await kill_process(monitor, record, facts.run)
     elif facts.phase in LIVE_PHASES:
         await stop_process(monitor, record, facts.run, timeout_s)
@@ -313,6 +326,10 @@ def remove_group_files(ctx: Context, group_id: str) -> None:
     shutil.rmtree(ctx.layout.group_run(group_id), ignore_errors=True)
 
 
+def _marked(record: ContainerRecord) -> ContainerRecord:
+    return msgspec.structs.replace(record, removing=True)
+
+
 async def remove_container(
     ctx: Context, record: ContainerRecord, monitor: Monitor | None = None
 ) -> None:
@@ -321,12 +338,21 @@ async def remove_container(
     `monitor` is the connection to use, where the caller has one.
     """
     ctx.view.refresh()
+    await _mark_container(ctx, record.id)
+    await _finish_container(ctx, record, monitor)
 
+
+async def _mark_container(ctx: Context, container_id: str) -> None:
     def mark(tables: Tables) -> list[Op]:
-        current = tables.get(ContainerRecord, record.id)
-        return [] if current is None else [Put(msgspec.structs.replace(current, removing=True))]
+        current = tables.get(ContainerRecord, container_id)
+        return [] if current is None else [Put(_marked(current))]
 
     await ctx.commit(mark)
+
+
+async def _finish_container(
+    ctx: Context, record: ContainerRecord, monitor: Monitor | None = None
+) -> None:
     give_up(ctx, record)
     if monitor is not None:
         with contextlib.suppress(EngineFailed, MonitorGone):
@@ -348,10 +374,11 @@ async def remove_container(
                 )
             return gone
 
-        await ctx.commit(forget)
-        ctx.locks.free(record.lock, record.id)
-    if error is not None:
-        raise error
+        unfreed: list[EngineFailed | None] = []
+        await ctx.commit(forget, once_written=lambda: unfreed.append(_free_lock(ctx, record)))
+    for failed in (error, *unfreed):
+        if failed is not None:
+            raise failed
 
 
 async def _remove_own_group(ctx: Context, record: ContainerRecord) -> EngineFailed | None:
@@ -374,9 +401,14 @@ async def _remove_own_group(ctx: Context, record: ContainerRecord) -> EngineFail
 
 
 async def remove_container_verb(
-    ctx: Context, container_id: str, *, force: bool = False, timeout_s: int | None = None
+    ctx: Context,
+    container_id: str,
+    *,
+    force: bool = False,
+    timeout_s: int | None = None,
+    only_if: Callable[[ContainerRecord], bool] | None = None,
 ) -> None:
-    """`rm`: remove a container; one that runs needs `force`.
+    """`rm`: remove a container; one that runs needs `force`. `only_if` as for `remove_pod`.
 
     Raises: InvalidState for a running one or an infra container; InUse naming its dependents.
     """
@@ -384,11 +416,15 @@ async def remove_container_verb(
     record = _load(ctx, container_id)
     async with claim(ctx, ctx.group_id(record), Verb.FORCE_REMOVE if force else Verb.REMOVE):
         record = _load(ctx, container_id)
+        if only_if is not None and not only_if(record):
+            raise InvalidState("remove", f"container {record.config.name}", "it is in use again")
         _check_container(ctx, record, force=force)
+        # Before its monitor is told, which starts it no more from then on.
+        await _mark_container(ctx, record.id)
         if ctx.view.has_process(record) or has_monitor(ctx.layout, record.group_id):
             with contextlib.suppress(MonitorGone):
                 await _leave_monitor(ctx, record, timeout_s)
-        await remove_container(ctx, record)
+        await _finish_container(ctx, record)
 
 
 async def _leave_monitor(ctx: Context, record: ContainerRecord, timeout_s: int | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,7 +21,6 @@ from podrt.linux.process import alive
 from podrt.model.states import (
     ALIVE,
     LIVE_PHASES,
-    UNKNOWN_EXIT_CODE,
     ContainerState,
     Facts,
     Phase,
@@ -29,7 +28,7 @@ from podrt.model.states import (
     container_state,
     pod_state,
 )
-from podrt.store.facts import JournalTail
+from podrt.store.facts import JournalTail, lost, refreshed
 from podrt.store.records import ContainerRecord, GroupRecord, PodRecord
 from podrt.store.wal import Store
 
@@ -37,6 +36,16 @@ R = TypeVar("R", PodRecord, ContainerRecord)
 
 # A journal kept open is a descriptor; a host may have more pods than descriptors.
 _MAX_TAILS = 256
+
+
+class Unfolded(NamedTuple):
+    """Containers whose facts a journal moved, and the group as it stands once they are folded.
+
+    `group` is None when there is nothing to fold.
+    """
+
+    ids: frozenset[str]
+    group: GroupRecord | None
 
 
 class View:
@@ -87,8 +96,12 @@ class View:
         return self.store.tables.members(pod_id)
 
     def facts(self, container: ContainerRecord) -> Facts:
-        """What is known of the container's latest run, believing the kernel over the journal."""
-        group_id = container.pod_id or container.id
+        """What is known of the container's latest run, believing the kernel over the journal.
+
+        However old the caller's record is: what was folded since then is in the newest one only.
+        """
+        container = self.store.tables.get(ContainerRecord, container.id) or container
+        group_id = container.group_id
         group = self.store.tables.get(GroupRecord, group_id)
         if group is None:
             return container.facts
@@ -106,25 +119,38 @@ class View:
             tail.close()
         elif len(self._tails) >= _MAX_TAILS:
             self._tails.pop(next(iter(self._tails))).close()
-        tail = JournalTail(self.layout.journal(group.id, group.epoch), group.epoch)
+        tail = JournalTail(self.layout.journal(group.id, group.epoch), group)
         self._tails[group.id] = tail
         return tail
 
     def is_unwatched(self, container: ContainerRecord) -> bool:
         """Whether its process lives and the group's newest monitor does not know of it."""
-        # What this monitor knows is in its journal; only what was folded before can be older.
-        if container.config.is_infra or container.facts.phase not in LIVE_PHASES:
-            return False
         facts = self.facts(container)
-        return facts.phase in LIVE_PHASES and not self._is_watched(container, facts)
+        is_alive = facts.phase in LIVE_PHASES and not container.config.is_infra
+        return is_alive and not self._is_watched(container, facts)
 
     def _is_watched(self, container: ContainerRecord, facts: Facts) -> bool:
-        tail = self._tails.get(container.group_id)
-        return tail is not None and tail.has_started(container.id, facts.pid)
+        group = self.store.tables.get(GroupRecord, container.group_id)
+        return group is not None and facts.epoch == group.epoch
+
+    def unfolded(self, group_id: str) -> Unfolded:
+        """What the group's journal tells that the log does not hold yet. Raises: StoreFailed."""
+        group = self.store.tables.get(GroupRecord, group_id)
+        if group is None:
+            return Unfolded(frozenset(), None)
+        tail = self._tail(group)
+        ids = tail.unfolded(group)
+        seq, at = tail.position
+        if seq == group.folded_seq:
+            return Unfolded(frozenset(), None)
+        folded = msgspec.structs.replace(group, folded_seq=seq, folded_bytes=at)
+        if group_id in ids:
+            ids.update(member.id for member in self.members(group_id))
+        return Unfolded(frozenset(ids), folded)
 
     def _believe_kernel(self, group_id: str, container: ContainerRecord, facts: Facts) -> Facts:
         if facts.boot_id and facts.boot_id != self.boot_id:
-            return _lost(facts)
+            return refreshed(facts, self.boot_id)
         if group_id not in self._monitored:
             self._monitored[group_id] = has_monitor(self.layout, group_id)
         is_infra = container.config.is_infra
@@ -142,7 +168,7 @@ class View:
             latest = tail.facts(container, group)
             if latest.phase not in LIVE_PHASES:
                 return latest
-        return _lost(facts)
+        return lost(facts)
 
     def state(self, container: ContainerRecord) -> ContainerState:
         """A container's state."""
@@ -176,15 +202,6 @@ class View:
         for tail in self._tails.values():
             tail.close()
         self._tails.clear()
-
-
-def _lost(facts: Facts) -> Facts:
-    """The facts of a run whose end nobody saw."""
-    if facts.phase in (Phase.STARTING, Phase.HELD):
-        return msgspec.structs.replace(facts, phase=Phase.NONE, pid=0, start_ticks=0)
-    return msgspec.structs.replace(
-        facts, phase=Phase.EXITED, exit_code=UNKNOWN_EXIT_CODE, code_unknown=True
-    )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
-from podrt.model.states import ALIVE, NO_FACTS, UNKNOWN_EXIT_CODE, Facts, Phase
+from podrt.model.states import ALIVE, UNKNOWN_EXIT_CODE, Facts, Phase
 
 from .journal import Flag, JournalReader, JournalRecord, Kind
 from .records import ContainerRecord, GroupRecord
@@ -35,60 +35,77 @@ def apply(facts: Facts, record: JournalRecord) -> Facts:
     return change(Facts(run=record.run), record)
 
 
-def fold(facts: Facts, records: Iterable[JournalRecord], key: str, group_id: str = "") -> Facts:
-    """`facts` of the container `key` after all `records` of its group."""
+def fold(
+    facts: Facts, records: Iterable[JournalRecord], key: str, group_id: str = "", *, epoch: int = 0
+) -> Facts:
+    """`facts` of the container `key` after all `records` of its group's journal `epoch`."""
     for record in records:
-        if record.id == key or (record.id == group_id and record.kind in _OF_GROUP):
+        if record.id == key:
+            facts = apply(facts, record)
+            if record.kind in _BY_ITS_MONITOR and record.pid == facts.pid:
+                facts = msgspec.structs.replace(facts, epoch=epoch)
+        elif record.id == group_id and record.kind in _OF_GROUP:
             facts = apply(facts, record)
     return facts
 
 
-def overlay(
-    group: GroupRecord, container: ContainerRecord, records: Iterable[JournalRecord]
-) -> Facts:
-    """What a reader shows: the folded facts with the unfolded records laid over them."""
-    return fold(container.facts, records, container.id, group.id)
-
-
 class JournalTail:
-    """One journal, followed: the facts of a group's containers as of now.
+    """A group's newest journal, followed from where the log has folded it.
 
-    Every look costs one read of what is new.
+    Every look costs one fstat and a read of what is new; what is folded meanwhile is let go.
     """
 
-    def __init__(self, path: str, epoch: int) -> None:
-        self.epoch = epoch
-        self._reader = JournalReader(path)
+    def __init__(self, path: str, group: GroupRecord) -> None:
+        self.epoch = group.epoch
+        self._folded = group.folded_seq
+        self._reader = JournalReader(path, seq=group.folded_seq, bytes_read=group.folded_bytes)
         self._records: dict[str, list[JournalRecord]] = {}
-        self._group: list[JournalRecord] = []
 
     def facts(self, container: ContainerRecord, group: GroupRecord) -> Facts:
         """What is known of `container` of `group` now. Raises: StoreFailed, StoreCorrupt."""
-        for record in self._reader.read():
-            if record.id == group.id and record.kind in _OF_GROUP:
-                self._group.append(record)
-            else:
-                self._records.setdefault(record.id, []).append(record)
-        after = group.folded_seq if group.folded_epoch == self.epoch else 0
+        self._read(group)
         own = self._records.get(container.id, [])
-        if self._group:
-            own = sorted((*own, *self._group), key=lambda record: record.seq)
-        unfolded = [record for record in own if record.seq > after]
-        return overlay(group, container, unfolded)
+        if group.id in self._records and group.id != container.id:
+            own = sorted((*own, *self._records[group.id]), key=lambda record: record.seq)
+        return fold(container.facts, own, container.id, group.id, epoch=self.epoch)
 
-    def has_started(self, container_id: str, pid: int) -> bool:
-        """Whether this journal's monitor started (or took over) that process: it watches it."""
-        return any(
-            record.pid == pid and record.kind in _BY_ITS_MONITOR
-            for record in self._records.get(container_id, ())
-        )
+    def unfolded(self, group: GroupRecord) -> set[str]:
+        """Whom the records are about that the log has not folded yet."""
+        self._read(group)
+        return set(self._records)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(sequence, byte) up to which this tail has read."""
+        return self._reader.seq, self._reader.bytes_read
+
+    def _read(self, group: GroupRecord) -> None:
+        for record in self._reader.read():
+            if record.seq > group.folded_seq and _tells_something(record, group.id):
+                self._records.setdefault(record.id, []).append(record)
+        if group.folded_seq > self._folded:
+            self._folded = group.folded_seq
+            for key, records in list(self._records.items()):
+                left = [record for record in records if record.seq > group.folded_seq]
+                if left:
+                    self._records[key] = left
+                else:
+                    del self._records[key]
 
     def close(self) -> None:
         """Let the journal go."""
         self._reader.close()
 
 
+def _tells_something(record: JournalRecord, group_id: str) -> bool:
+    """Whether it can change anybody's facts."""
+    if record.id == group_id and record.kind in _OF_GROUP:
+        return True
+    return record.kind in _CHANGES
+
+
 _BY_ITS_MONITOR = frozenset({int(Kind.RECEIPT), int(Kind.CREATED), int(Kind.STARTED)})
+"""Only who watches a process writes these about it: it cloned it, or took it over."""
 
 
 def _same_process(facts: Facts, record: JournalRecord) -> bool:
@@ -180,7 +197,8 @@ def _namespaces_up(facts: Facts, record: JournalRecord) -> Facts:
 
 
 def _namespaces_down(facts: Facts, record: JournalRecord) -> Facts:
-    if facts.phase is not Phase.RUNNING:
+    # Paused: with the whole pod, whose members were killed since.
+    if facts.phase not in (Phase.RUNNING, Phase.PAUSED):
         return facts
     return msgspec.structs.replace(facts, phase=Phase.EXITED, finished_at_ns=record.at_ns)
 
@@ -212,51 +230,20 @@ _OF_GROUP = frozenset({int(Kind.PAUSED), int(Kind.UNPAUSED)})
 """A pod is frozen in one write, and journaled once under the group's ID."""
 
 
-class MonitorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a journal tells of the monitor itself and of the namespaces it holds."""
-
-    pid: int = 0
-    start_ticks: int = 0
-    is_down: bool = False
-    ns_flags: int = 0
-    ns_net: int = 0
-    ns_ipc: int = 0
-    boot_id: str = ""
-
-
-def monitor_facts(records: Iterable[JournalRecord]) -> MonitorFacts:
-    """Of all the records of the newest epoch's journal."""
-    facts = MonitorFacts()
-    for record in records:
-        if record.kind == Kind.MONITOR_UP:
-            facts = MonitorFacts(
-                pid=record.pid, start_ticks=record.start_ticks, boot_id=record.boot_id
-            )
-        elif record.kind == Kind.MONITOR_DOWN:
-            facts = msgspec.structs.replace(facts, is_down=True)
-        elif record.kind == Kind.NS_UP:
-            facts = msgspec.structs.replace(
-                facts, ns_flags=record.code, ns_net=record.a, ns_ipc=record.b
-            )
-        elif record.kind == Kind.NS_DOWN:
-            facts = msgspec.structs.replace(facts, ns_flags=0, ns_net=0, ns_ipc=0)
-    return facts
-
-
-def refreshed(facts: Facts, boot_id: str, at_ns: int) -> Facts:
+def refreshed(facts: Facts, boot_id: str) -> Facts:
     """`facts` seen from boot `boot_id`: what lived in another boot ended with it.
 
     Whose start was only held, or had failed, is as if it had never been started.
     """
-    boot = boot_id.replace("-", "")
-    if facts.phase in (Phase.NONE, Phase.EXITED) or facts.boot_id in ("", boot):
+    if facts.phase in (Phase.NONE, Phase.EXITED) or facts.boot_id in ("", boot_id):
         return facts
+    return lost(facts)
+
+
+def lost(facts: Facts) -> Facts:
+    """The facts of a run whose end nobody saw."""
     if facts.phase in _MOVING:
         return msgspec.structs.replace(
-            facts,
-            phase=Phase.EXITED,
-            exit_code=UNKNOWN_EXIT_CODE,
-            code_unknown=True,
-            finished_at_ns=at_ns,
+            facts, phase=Phase.EXITED, exit_code=UNKNOWN_EXIT_CODE, code_unknown=True
         )
-    return msgspec.structs.replace(NO_FACTS, run=facts.run)
+    return Facts(run=facts.run)

@@ -1,8 +1,9 @@
 """What the log keeps: one frozen record per pod, container, group, image, volume and intent.
 
-A record is encoded as a msgpack map, so a field with a default can be added anywhere; anything
-else about its shape raises SCHEMA and needs a step in `upgrade`. Wishes only: what processes do
-is journaled by their monitor and folded into `ContainerRecord.facts`.
+A record is encoded as a msgpack map. Whatever changes about its shape raises SCHEMA, so that an
+older podrt says what is wrong; a field with a default needs no more than that, anything else a
+step in `upgrade`. Wishes only: what processes do is journaled by their monitor and folded into
+`ContainerRecord.facts`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from podrt.model.image import Image
 from podrt.model.pod import PodConfig
 from podrt.model.states import NO_FACTS, Facts
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the records below; every segment and snapshot carries the one it was written with."""
 
 
@@ -92,19 +93,13 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
 class GroupRecord(Record, frozen=True, kw_only=True):
     """What one monitor at a time watches; `id` is the pod's or the lone container's.
 
-    `epoch` numbers its monitors and names the current journal; everything up to `folded_seq` of
-    journal `folded_epoch` is in the containers' records. `ns_flags` are the CLONE_NEW* it was
-    asked to hold, `ns_net`, `ns_ipc` and `ns_uts` the inodes (0: none), seen in boot `boot_id`.
+    `epoch` numbers its monitors and names the current journal; everything up to `folded_seq` in
+    it, which ends at byte `folded_bytes`, is in the containers' records.
     """
 
     epoch: int = 0
-    folded_epoch: int = 0
     folded_seq: int = 0
-    ns_flags: int = 0
-    ns_net: int = 0
-    ns_ipc: int = 0
-    ns_uts: int = 0
-    boot_id: str = ""
+    folded_bytes: int = 0
 
 
 class ImageRecord(Record, frozen=True, kw_only=True):

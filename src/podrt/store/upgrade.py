@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
-from podrt.errors import Unsupported
+from podrt.errors import StoreCorrupt, Unsupported
 
 from .records import SCHEMA
 
 Step = Callable[[int, Any], Any]
 
 STEPS: Mapping[int, Step] = {}
-"""`STEPS[n]` takes a value from schema n to n + 1."""
+"""`STEPS[n]` takes a value from schema n to n + 1; without one nothing has to be changed."""
 
 
 def check_schema(schema: int, path: str) -> None:
@@ -30,11 +30,14 @@ def check_schema(schema: int, path: str) -> None:
         )
 
 
-def raise_value(table: int, raw: bytes | memoryview, schema: int) -> bytes:
-    """The encoded value `raw` of `schema`, as the newest schema has it."""
+def raise_value(table: int, raw: bytes | memoryview, schema: int, path: str = "") -> bytes:
+    """The encoded value `raw` of `schema`, as the newest schema has it. Raises: StoreCorrupt."""
     if schema == SCHEMA:
         return bytes(raw)
-    value = msgspec.msgpack.decode(raw)
+    try:
+        value = msgspec.msgpack.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise StoreCorrupt(path, 0, f"a value of schema {schema} is unreadable: {error}") from error
     for number in range(schema, SCHEMA):
         step = STEPS.get(number)
         if step is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import random
 import re
@@ -30,6 +31,11 @@ def kinds(group: Group) -> list[int]:
     """The journal but for the receipts of starts."""
     records = read_journal(group.journal)
     return [r.kind for r in records if (r.kind, r.code) != (m.RECEIPT, m.START)]
+
+
+def receipts(group: Group) -> int:
+    records = read_journal(group.journal)
+    return sum((record.kind, record.code) == (m.RECEIPT, m.START) for record in records)
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -216,13 +222,33 @@ def test_wait_of_two_clients_answers_both(box: Box, group: Group) -> None:
     assert other.ask(Message(m.WAIT, id=bytes(32))).arg == 3
 
 
-def test_client_that_leaves_cancels_nothing(box: Box, group: Group) -> None:
+def test_client_that_leaves_cancels_nothing_that_was_begun(box: Box, group: Group) -> None:
     other = group.connect()
     box.send_start(plan_of(box.ops(["sh", "-c", "echo done"])), client=other)
+    wait_until(lambda: receipts(group))
     other.close()
     wait_until(lambda: m.REC_EXITED in kinds(group))
     assert box.wait().arg == 0
     assert box.output() == "done"
+
+
+def test_starts_that_a_dead_client_left_unread_never_happen(
+    group: Group, client: Client, busybox_root: Path
+) -> None:
+    boxes = [Box(group, client, busybox_root) for _ in range(5)]
+    other = group.connect()
+    os.kill(group.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: state_of(group.pid) == "T")
+        for box in boxes:
+            box.send_start(plan_of(box.ops(["echo", "hi"])), client=other)
+        other.close()
+    finally:
+        os.kill(group.pid, signal.SIGCONT)
+    group.connect()
+    # It was greeted behind them, so nothing of theirs comes later either.
+    assert receipts(group) == 0
+    assert [box.ask(m.WAIT).arg for box in boxes] == [errno.ESRCH] * 5
 
 
 def test_many_starts_at_once_all_run(group: Group, client: Client, busybox_root: Path) -> None:

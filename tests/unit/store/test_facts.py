@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,8 @@ from doubles.states import container
 from podrt.model.states import NO_FACTS, UNKNOWN_EXIT_CODE, Facts, Phase
 from podrt.store.facts import (
     JournalTail,
-    MonitorFacts,
     apply,
     fold,
-    monitor_facts,
-    overlay,
     refreshed,
 )
 from podrt.store.journal import Flag, JournalRecord, Kind, encode_header, encode_record
@@ -133,13 +131,31 @@ def test_fold_a_second_time_changes_nothing_once_the_run_has_ended(
         assert again == facts
 
 
-@given(histories, st.integers(0, 12))
-def test_overlay_of_the_rest_equals_folding_everything(
-    history: list[JournalRecord], split: int
+@given(histories, st.lists(st.integers(0, 12), max_size=3))
+def test_journal_folded_bit_by_bit_tells_the_same_as_all_at_once(
+    history: list[JournalRecord], stops: list[int]
 ) -> None:
-    folded = ContainerRecord(id=KEY, config=CONTAINER.config, facts=after(*history[:split]))
-    group = GroupRecord(id=GROUP, epoch=1, folded_epoch=1, folded_seq=split)
-    assert overlay(group, folded, history[split:]) == after(*history)
+    history = [each._replace(seq=number) for number, each in enumerate(history, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "j")
+        path.write_bytes(encode_header(BOOT, GROUP))
+        group, folded, written = GroupRecord(id=GROUP, epoch=4), CONTAINER, 0
+        long_lived = JournalTail(str(path), group)
+        for stop in [*sorted(stops), len(history)]:
+            with path.open("ab") as file:
+                file.writelines(map(encode_record, history[written:stop]))
+            written = max(written, min(stop, len(history)))
+            expected = fold(NO_FACTS, history[:written], KEY, GROUP, epoch=4)
+            fresh = JournalTail(str(path), group)
+            for tail in (fresh, long_lived):
+                assert tail.facts(folded, group) == expected
+            seq, at = fresh.position
+            fresh.close()
+            assert seq == written
+            folded = ContainerRecord(id=KEY, config=CONTAINER.config, facts=expected)
+            group = GroupRecord(id=GROUP, epoch=4, folded_seq=seq, folded_bytes=at)
+            assert long_lived.unfolded(group) == set()
+        long_lived.close()
 
 
 @given(histories)
@@ -153,40 +169,38 @@ def test_fold_never_leaves_the_newest_run_or_goes_back(history: list[JournalReco
         facts = later
 
 
-def test_journal_tail_follows_the_file_and_leaves_out_what_was_folded(tmp_path: Path) -> None:
+def test_journal_tail_follows_the_file_and_names_who_is_unfolded(tmp_path: Path) -> None:
     path = tmp_path / "j"
     group = GroupRecord(id=GROUP, epoch=4)
-    tail = JournalTail(str(path), 4)
+    tail = JournalTail(str(path), group)
     try:
         assert tail.facts(CONTAINER, group) == NO_FACTS
         path.write_bytes(encode_header(BOOT, GROUP) + encode_record(record(Kind.STARTED)))
         assert tail.facts(CONTAINER, group).phase is Phase.RUNNING
+        assert tail.unfolded(group) == {KEY}
         with path.open("ab") as file:
             file.write(encode_record(record(Kind.PAUSED, 0, key=GROUP, seq=2)))
-            file.write(encode_record(record(Kind.EXITED, seq=3, code=5)))
+            file.write(encode_record(record(Kind.MONITOR_DOWN, 0, key=GROUP, seq=3)))
+            file.write(encode_record(record(Kind.EXITED, seq=4, code=5)))
         assert tail.facts(CONTAINER, group).exit_code == 5
-        folded = GroupRecord(id=GROUP, epoch=4, folded_epoch=4, folded_seq=3)
-        assert tail.facts(CONTAINER, folded) == NO_FACTS
+        assert tail.unfolded(group) == {KEY, GROUP}
+        assert tail.position == (4, path.stat().st_size)
     finally:
         tail.close()
 
 
-def test_monitor_facts_tell_who_serves_and_what_it_holds() -> None:
-    up = record(Kind.MONITOR_UP, 0, key=GROUP, pid=44)
-    held = record(Kind.NS_UP, 0, key=GROUP, code=0x40000000, a=1, b=2)
-    assert monitor_facts([up, held]) == MonitorFacts(
-        pid=44, start_ticks=99, ns_flags=0x40000000, ns_net=1, ns_ipc=2, boot_id=BOOT
-    )
-    down = [record(Kind.NS_DOWN, 0, key=GROUP), record(Kind.MONITOR_DOWN, 0, key=GROUP)]
-    assert monitor_facts([up, held, *down]) == MonitorFacts(
-        pid=44, start_ticks=99, is_down=True, boot_id=BOOT
-    )
+def test_process_belongs_to_the_journal_whose_monitor_started_or_took_it_over() -> None:
+    started = fold(NO_FACTS, [record(Kind.STARTED)], KEY, GROUP, epoch=2)
+    assert started.epoch == 2
+    assert fold(started, [record(Kind.STOPPING)], KEY, GROUP, epoch=3).epoch == 2
+    taken_over = fold(started, [record(Kind.STARTED)], KEY, GROUP, epoch=3)
+    assert (taken_over.epoch, taken_over.phase) == (3, Phase.RUNNING)
 
 
 def test_refreshed_facts_of_another_boot_have_ended() -> None:
     running = after(record(Kind.STARTED))
-    assert refreshed(running, BOOT, 5) == running
-    ended = refreshed(running, "f" * 32, 5)
-    assert (ended.phase, ended.code_unknown, ended.finished_at_ns) == (Phase.EXITED, True, 5)
+    assert refreshed(running, BOOT) == running
+    ended = refreshed(running, "f" * 32)
+    assert (ended.phase, ended.code_unknown) == (Phase.EXITED, True)
     held = after(record(Kind.CREATED))
-    assert refreshed(held, "f" * 32, 5) == Facts(run=1)
+    assert refreshed(held, "f" * 32) == Facts(run=1)
