@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,14 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 import podrt
-from doubles.states import Model, apply, check_indexes, content, pod
-from doubles.store_child import transactions
-from podrt.errors import StoreFailed
-from podrt.store.records import GroupRecord, PodRecord, put
+from doubles.states import apply, check_indexes, content
+from doubles.store_work import WORKS, Plan, Work, open_store
+from podrt.errors import StoreCorrupt, StoreFailed, Unsupported
+from podrt.store.records import GroupRecord, put
+from podrt.store.repair import repair
 from podrt.store.wal import Store
 
 TESTS = Path(__file__).parent.parent
@@ -25,11 +28,26 @@ SOURCES = Path(podrt.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{SOURCES}:{TESTS}"}
 COMMAND = [sys.executable, "-m", "doubles.store_child"]
 SIGKILLED = -9
+PEER = put(GroupRecord(id="peer", epoch=1))
+LATER = put(GroupRecord(id="later", epoch=1))
+
+
+class Point(NamedTuple):
+    """Where a child is killed. `how` is "call", "amid", or "before" or "after" of a shared word."""
+
+    work: str
+    seed: int
+    how: str
+    at: int
+    has_peer: bool
+
+
+Order = Callable[[Point, Path], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def killed() -> Iterator[Callable[..., int]]:
-    """Runs the workload in a process that kills itself; gives its exit code."""
+def order() -> Iterator[Order]:
+    """Has the work of a point done by a child that is killed there; what came of it."""
     with subprocess.Popen(
         [*COMMAND, "killed"],
         stdin=subprocess.PIPE,
@@ -39,48 +57,166 @@ def killed() -> Iterator[Callable[..., int]]:
     ) as process:
         assert process.stdin is not None and process.stdout is not None
 
-        def run(folder: Path, seed: int, at: int, when: str) -> int:
-            print(folder, seed, at, when, file=process.stdin, flush=True)
-            return int(process.stdout.readline())
+        def run(point: Point, folder: Path) -> dict[str, Any]:
+            print(
+                json.dumps({**point._asdict(), "folder": str(folder)}),
+                file=process.stdin,
+                flush=True,
+            )
+            answer: dict[str, Any] = json.loads(process.stdout.readline())
+            return answer
 
         yield run
         process.stdin.close()
 
 
-def models(seed: int) -> list[Model]:
-    found: list[Model] = [{}]
-    for ops, _ in transactions(seed):
-        found.append(apply(found[-1], ops))
-    return found
+class Trial:
+    """One child at one point, and what it leaves to its peer and to those who come later."""
+
+    def __init__(self, folder: Path, point: Point, template: Path) -> None:
+        self.folder = folder
+        self.point = point
+        self.work: Work = WORKS[point.work]
+        self.plan = Plan(self.work, point.seed)
+        if template.exists():
+            shutil.copytree(template, folder)
+
+    def run(self, order: Order) -> dict[str, Any]:
+        if self.point.has_peer:
+            with open_store(str(self.folder)) as peer:
+                return self._run(order, peer)
+        return self._run(order, None)
+
+    def _run(self, order: Order, peer: Store | None) -> dict[str, Any]:
+        self.work.spoil(str(self.folder))
+        answer = order(self.point, self.folder)
+        assert answer["code"] in (SIGKILLED, 0), answer
+        written = answer["written"]
+        # The transaction at work may or may not have made it.
+        self.allowed = self.plan.states[written : written + 2]
+        has_written = peer is not None and self._peer_goes_on(peer)
+        if has_written:
+            self.allowed = [apply(state, [PEER]) for state in self.allowed]
+        with self.work.around():
+            self._come_later(peer)
+        return answer
+
+    def _peer_goes_on(self, peer: Store) -> bool:
+        """Whether the one that had the store open all the time was acknowledged something."""
+        try:
+            peer.flush_blocking(peer.transact(lambda _: [PEER]))
+        except (StoreFailed, Unsupported):
+            assert self.work.may_refuse
+            return False
+        if not self.work.may_refuse:
+            assert content(peer.tables) in [apply(state, [PEER]) for state in self.allowed]
+            check_indexes(peer.tables)
+        return True
+
+    def _come_later(self, peer: Store | None) -> None:
+        folder = str(self.folder)
+        try:
+            store = open_store(folder)
+        except StoreCorrupt:
+            assert self.work.is_damaged
+            repair(folder)
+            store = open_store(folder)
+        with store:
+            found = content(store.tables)
+            assert found in self.allowed
+            check_indexes(store.tables)
+            store.flush_blocking(store.transact(lambda _: [LATER]))
+            expected = apply(found, [LATER])
+            assert content(store.tables) == expected
+            if peer is not None and self.point.work != "upgrade":
+                peer.catch_up()
+                assert content(peer.tables) == expected
+        with Store.open(folder, readonly=True) as reader:
+            assert content(reader.tables) == expected
+            check_indexes(reader.tables)
 
 
-def acknowledged(folder: Path) -> int:
-    acks = Path(f"{folder}.acks")
-    lines = acks.read_text().split("\n") if acks.exists() else []
-    return max((int(line[2:]) for line in lines if line[:1] in ("w", "d") and line), default=0)
+class Kills:
+    """Runs trials in a folder; says at which point one failed."""
+
+    def __init__(self, folder: Path, order: Order) -> None:
+        self.folder = folder
+        self.order = order
+
+    def template(self, work: str, seed: int) -> Path:
+        path = self.folder / f"{work}.{seed}"
+        if not path.exists():
+            WORKS[work].prepare(str(path), Plan(WORKS[work], seed))
+        return path
+
+    def at(self, point: Point) -> dict[str, Any]:
+        folder = self.folder / "state"
+        try:
+            trial = Trial(folder, point, self.template(point.work, point.seed))
+            answer = trial.run(self.order)
+        except (Exception, pytest.fail.Exception) as error:
+            raise AssertionError(f"{point}: {error!r}") from error
+        shutil.rmtree(folder)
+        return answer
 
 
-def test_a_writer_killed_at_any_call_leaves_all_it_acknowledged_and_nothing_half(
-    tmp_path: Path, killed: Callable[..., int], rounds: Callable[[int, int], int]
+@pytest.fixture
+def kills(tmp_path: Path, order: Order) -> Kills:
+    return Kills(tmp_path, order)
+
+
+def points_of(kills: Kills, work: str, seed: int, how: str) -> list[Point]:
+    """All the points of a work, found by letting it run to its end."""
+    count = kills.at(Point(work, seed, how, 0, False))["points"]
+    rng = random.Random(f"{work}{seed}{how}")
+    may = WORKS[work].may_have_peer
+    return [Point(work, seed, how, at, may and rng.random() < 0.5) for at in range(1, count + 1)]
+
+
+def chosen(points: list[Point], count: int, rng: random.Random) -> list[Point]:
+    return points if count >= len(points) else rng.sample(points, count)
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_a_process_killed_at_any_system_call_leaves_all_it_acknowledged_and_nothing_half(
+    work: str, kills: Kills, rounds: Callable[[int, int], int]
 ) -> None:
     rng = random.SystemRandom()
-    for _ in range(rounds(120, 2500)):
-        seed, at = rng.randrange(1000), rng.randrange(1, 120)
-        when = rng.choice(["before", "amid", "after"])
-        folder = tmp_path / "state"
-        code = killed(folder, seed, at, when)
-        where = f"seed {seed}, call {at}, {when}"
-        assert code in (SIGKILLED, 0), where
-        known = models(seed)
-        with Store.open(str(folder)) as store:
-            found = content(store.tables)
-            written = acknowledged(folder)
-            # The transaction at work may or may not have made it.
-            assert found in known[written : written + 2], where
-            check_indexes(store.tables)
-            store.flush_blocking(store.transact(lambda _: [put(GroupRecord(id="after"))]))
-        shutil.rmtree(folder)
-        os.unlink(f"{folder}.acks")
+    seed = rng.randrange(1 << 32)
+    points = points_of(kills, work, seed, "call")
+    # Those that only look at it are points, too: together they are thousands.
+    assert len(points) > 200
+    calls = set()
+    for point in chosen(points, rounds(12, 1 << 20), rng):
+        answer = kills.at(point)
+        # A course of events with threads is not the same each time, nor one with a peer.
+        assert answer["code"] == SIGKILLED or point.has_peer or work == "threads", point
+        calls.add(answer["last"])
+    assert len(calls) > 1
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_a_process_killed_around_any_change_of_a_shared_word_leaves_all_it_acknowledged(
+    work: str, kills: Kills, rounds: Callable[[int, int], int]
+) -> None:
+    rng = random.SystemRandom()
+    seed = rng.randrange(1 << 32)
+    points = points_of(kills, work, seed, "before")
+    points += [point._replace(how="after") for point in points]
+    assert len(points) > 20
+    for point in chosen(points, rounds(4, 1 << 20), rng):
+        answer = kills.at(point)
+        assert answer["code"] == SIGKILLED or point.has_peer or work == "threads", point
+
+
+def test_a_process_killed_amid_a_write_leaves_all_it_acknowledged(
+    kills: Kills, rounds: Callable[[int, int], int]
+) -> None:
+    rng = random.SystemRandom()
+    for _ in range(rounds(15, 500)):
+        seed = rng.randrange(1 << 32)
+        kills.at(Point("again", seed, "amid", rng.randrange(1, 30), rng.random() < 0.5))
+        shutil.rmtree(kills.template("again", seed))
 
 
 def start_counter(folder: Path, key: str, count: int) -> subprocess.Popen[bytes]:
@@ -132,74 +268,3 @@ def test_processes_killed_while_others_append_lose_nothing(
             lines = acks.read_text().split() if acks.exists() else []
             assert epoch(store, key) >= max(map(int, lines), default=0)
         assert epoch(store, "total") == sum(epoch(store, key) for key in keys)
-
-
-FULL_DISK = """
-import errno, os, subprocess, sys
-options = "size=256k,mode=700"
-subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", sys.argv[1]], check=True)
-from doubles.states import content, pod
-from podrt.errors import StoreFailed
-from podrt.store.records import PodRecord, put
-from podrt.store.wal import Store
-folder = sys.argv[1] + "/state"
-count = 0
-with Store.open(folder, segment_bytes=100_000, compact_in_background=False) as store:
-    try:
-        while True:
-            seq = store.transact(lambda _: [put(pod(count + 1))])
-            store.flush_blocking(seq)
-            count += 1
-    except StoreFailed as error:
-        assert error.errno == errno.ENOSPC, error
-    assert count > 100, count
-    before = content(store.tables)
-with Store.open(folder, readonly=True) as reader:
-    assert {record.id for record in reader.tables.all(type(pod(1)))} >= {
-        pod(n).id for n in range(1, count + 1)}
-subprocess.run(["mount", "-o", "remount,size=2m", sys.argv[1]], check=True)
-with Store.open(folder) as store:
-    assert content(store.tables) == before
-    store.flush_blocking(store.transact(lambda _: [put(pod(100_000))]))
-print("done")
-"""
-
-
-def test_a_disk_that_is_full_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    result = subprocess.run(
-        ["unshare", "-m", sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert (result.stdout, result.stderr) == ("done\n", "")
-
-
-def test_a_failed_sync_in_one_process_stops_acknowledgements_in_all(tmp_path: Path) -> None:
-    folder = tmp_path / "state"
-    failing = (
-        "import errno, sys\n"
-        "from doubles.disks import FailingDisk\n"
-        "from doubles.states import pod\n"
-        "from podrt.store.records import put\n"
-        "from podrt.store.wal import Store\n"
-        "disk = FailingDisk()\n"
-        "store = Store.open(sys.argv[1], disk=disk)\n"
-        "disk.fails = {'sync': errno.EIO}\n"
-        "store.flush_blocking(store.transact(lambda _: [put(pod(1))]))\n"
-    )
-    with Store.open(str(folder)) as store:
-        result = subprocess.run(
-            [sys.executable, "-c", failing, str(folder)],
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-        )
-        assert "StoreFailed" in result.stderr
-        with pytest.raises(StoreFailed):
-            store.transact(lambda _: [put(pod(2))])
-    with Store.open(str(folder)) as store:
-        store.flush_blocking(store.transact(lambda _: [put(pod(2))]))
-        assert store.tables.get(PodRecord, pod(2).id) == pod(2)

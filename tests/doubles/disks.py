@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,58 +41,17 @@ class FailingDisk(Disk):
 
 
 class KillingDisk(Disk):
-    """Kills its process with SIGKILL at the `at`th changing call: before, amid or after it."""
+    """Kills its process with SIGKILL amid the `at`th write, of which the front part is done."""
 
-    def __init__(self, at: int, when: str) -> None:
+    def __init__(self, at: int) -> None:
         self.left = at
-        self.when = when
-
-    def _count(self) -> bool:
-        self.left -= 1
-        return self.left == 0
-
-    def _die(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def _around(self, call: Callable[[], object]) -> object:
-        is_last = self._count()
-        if is_last and self.when != "after":
-            self._die()
-        result = call()
-        if is_last:
-            self._die()
-        return result
 
     def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        if self._count():
-            if self.when == "amid":
-                super().write(fd, data[: random.Random(offset).randrange(len(data))], offset)
-            if self.when == "after":
-                super().write(fd, data, offset)
-            self._die()
+        self.left -= 1
+        if self.left == 0:
+            super().write(fd, data[: random.Random(offset).randrange(len(data))], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().write(fd, data, offset)
-
-    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
-        if not flags & os.O_CREAT:
-            return super().open(path, flags, mode)
-        fd = self._around(lambda: Disk.open(self, path, flags, mode))
-        assert isinstance(fd, int)
-        return fd
-
-    def truncate(self, fd: int, size: int) -> None:
-        self._around(lambda: Disk.truncate(self, fd, size))
-
-    def sync(self, fd: int) -> None:
-        self._around(lambda: Disk.sync(self, fd))
-
-    def sync_dir(self, path: str) -> None:
-        self._around(lambda: Disk.sync_dir(self, path))
-
-    def rename(self, old: str, new: str) -> None:
-        self._around(lambda: Disk.rename(self, old, new))
-
-    def unlink(self, path: str) -> None:
-        self._around(lambda: Disk.unlink(self, path))
 
 
 class Event(NamedTuple):
@@ -206,10 +164,10 @@ class PowerCut:
             self._names[event.name] = event.file
         elif event.what == "unlink":
             self._names.pop(event.name, None)
-        elif event.name in self._names:
-            self._names[event.to] = self._names.pop(event.name)
         else:
             # A journal may have the new name without ever having had the old one.
+            if self._names.get(event.name) == event.file:
+                del self._names[event.name]
             self._names[event.to] = event.file
 
     def leave(self, folder: Path) -> None:
@@ -231,13 +189,25 @@ class PowerCut:
             (folder / name).write_bytes(self._content.get(number, b""))
 
     def _torn(self, event: Event) -> Event:
-        """Mostly the whole write; else one end of it, torn where it pleases."""
+        """Mostly the whole write; else one end of it, torn where it pleases.
+
+        The other end may be missing, or be there as zeros or as what the disk held before: the
+        file's new size may reach the disk without its content.
+        """
         if event.what != "write" or self._rng.random() < 0.6:
             return event
         middle = self._rng.randrange(len(event.data) + 1)
-        if self._rng.random() < 0.7:
-            return event._replace(data=event.data[:middle])
-        return event._replace(data=event.data[middle:], offset=event.offset + middle)
+        front, back = event.data[:middle], event.data[middle:]
+        manner = self._rng.randrange(6)
+        if manner < 2:
+            return event._replace(data=front)
+        if manner == 2:
+            return event._replace(data=back, offset=event.offset + middle)
+        if manner == 3:
+            return event._replace(data=bytes(len(front)) + back)
+        if manner == 4:
+            return event._replace(data=front + bytes(len(back)))
+        return event._replace(data=front + self._rng.randbytes(len(back)))
 
 
 def _apply(content: bytearray, event: Event) -> None:

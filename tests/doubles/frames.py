@@ -42,7 +42,7 @@ def scan(
     at = 0
     while at < len(data):
         state, head = read_frame(data, at, salt)
-        if state == CLEAN and head[5] != first_seq + len(found):
+        if state == CLEAN and head[5] != (first_seq + len(found)) % (1 << 64):
             state = BAD
         if state != CLEAN:
             return found, at, state
@@ -61,3 +61,17 @@ def search(data: bytes, *, salt: int) -> tuple[int, int]:
         if head[2] <= MAX_PAYLOAD_BYTES:
             seq, durable = max(seq, head[5]), max(durable, head[6])
     return seq, durable
+
+
+def salvage(data: bytes, *, salt: int) -> list[tuple[int, int, int, int, int, int]]:
+    found = []
+    at = 0
+    while at < len(data):
+        state, head = read_frame(data, at, salt)
+        if state != CLEAN:
+            at += 8
+            continue
+        _, _, length, kind, _, seq, durable, at_ns = head
+        found.append((seq, kind, at_ns, durable, at + HEAD.size, length))
+        at += HEAD.size + padded(length)
+    return found

@@ -6,8 +6,11 @@ they are held up at no time.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+from collections.abc import Iterator
 
 from podrt.errors import PodrtError, StoreCorrupt
 
@@ -18,11 +21,12 @@ from .recover import Behind, Chain, load
 from .segments import list_segments, open_segment, segment_path
 from .snapshot import Snapshot, list_snapshots, open_snapshot, snapshot_path, write_snapshot
 from .tables import Tables, decode_ops
+from .turns import HURRIED, Turns
 
 LOCK_NAME = "snapshot.lock"
 
 
-def compact(state_dir: str, disk: Disk, control: Control | None) -> int:
+def compact(state_dir: str, disk: Disk, control: Control | None, turns: Turns = HURRIED) -> int:
     """Write a snapshot of everything sealed, unless somebody is at it or nothing is.
 
     Gives the snapshot's sequence, or 0. Raises: OSError, StoreCorrupt.
@@ -33,39 +37,53 @@ def compact(state_dir: str, disk: Disk, control: Control | None) -> int:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return 0
-        return _compact(state_dir, disk, control)
+        return _compact(state_dir, disk, control, turns)
     finally:
         os.close(fd)
 
 
-def compact_quietly(state_dir: str, disk: Disk, control: Control | None) -> None:
+def compact_quietly(state_dir: str, disk: Disk, control: Control | None, turns: Turns) -> None:
     """As `compact`, for a thread that nobody waits for: a failure is logged and tried later."""
     try:
-        compact(state_dir, disk, control)
+        compact(state_dir, disk, control, turns)
     except (OSError, PodrtError) as error:
-        warn("%s: cannot write a snapshot: %s", state_dir, error)
+        if control is not None and isinstance(error, OSError) and error.errno == errno.EIO:
+            # Perhaps of a sync of the directory, which holds the names of others' files, too.
+            control.set_poison(errno.EIO)
+        warn("%s: cannot write a snapshot: %s", state_dir, str(error))
 
 
-def _compact(state_dir: str, disk: Disk, control: Control | None) -> int:
+def _compact(state_dir: str, disk: Disk, control: Control | None, turns: Turns) -> int:
     base = _base(state_dir)
     seq = base.seq if base is not None else 0
     tables = Tables(base, state_dir)
-    previous, store_id = 0, b""
+    previous, store_id = (base.header.previous if base is not None else 0), b""
     while True:
         try:
             segment = open_segment(state_dir, seq + 1, disk, readonly=True)
         except FileNotFoundError:
+            break
+        if segment.header.previous != previous:
             break
         transactions, _ = segment.read()
         if segment.seal is None:
             break
         for transaction in transactions:
             tables.apply_wire(decode_ops(transaction.payload, segment.path), segment.header.schema)
+            turns.give()
         seq, previous, store_id = segment.last_seq, segment.seal, segment.header.store_id
     if not store_id:
         return 0
-    write_snapshot(state_dir, tables.entries(), disk, seq=seq, store_id=store_id, previous=previous)
-    if control is not None:
+    write_snapshot(
+        state_dir,
+        tables.entries(turns),
+        disk,
+        seq=seq,
+        store_id=store_id,
+        previous=previous,
+        turns=turns,
+    )
+    if control is not None and not control.poison:
         control.set_durable(seq)
     sweep(state_dir, disk, seq)
     return seq
@@ -89,6 +107,24 @@ def sweep(state_dir: str, disk: Disk, seq: int) -> None:
             disk.unlink(f"{state_dir}/{name}")
 
 
+@contextlib.contextmanager
+def nobody_goes_on(control: Control, path: str) -> Iterator[None]:
+    """Poison the store while the snapshot `path` is written, after which old files are removed.
+
+    Whoever has the store open would else go on with files that nobody reads any more, should we
+    be killed on the way. The poison is left for `Control.renew` to take, or for the next one to
+    open, who then begins anew; only if the snapshot never came to be, all is as it was before.
+    """
+    before = control.poison
+    control.set_poison(before or errno.ESTALE)
+    try:
+        yield
+    except BaseException:
+        if not os.path.exists(path):
+            control.set_poison(before)
+        raise
+
+
 def rewrite(chain: Chain, disk: Disk, control: Control) -> Chain:
     """Write the whole state into new files; the caller holds every lock of the store.
 
@@ -98,11 +134,10 @@ def rewrite(chain: Chain, disk: Disk, control: Control) -> Chain:
     state_dir, seq = chain.state_dir, chain.seq
     previous = int.from_bytes(os.urandom(4), "little")
     store_id = chain.store_id or os.urandom(16)
-    # A sequence is never used twice: what may have been half written under the next ones
-    # must not be met again.
-    write_snapshot(
-        state_dir, chain.tables.entries(), disk, seq=seq, store_id=store_id, previous=previous
-    )
+    with nobody_goes_on(control, snapshot_path(state_dir, seq)):
+        write_snapshot(
+            state_dir, chain.tables.entries(), disk, seq=seq, store_id=store_id, previous=previous
+        )
     for first in chain.later_segments():
         disk.unlink(segment_path(state_dir, first))
     try:

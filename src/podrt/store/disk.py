@@ -19,7 +19,7 @@ class Disk:
         """Close what `open` gave."""
         os.close(fd)
 
-    def write(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+    def write(self, fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
         """Write at `offset`; gives the number of bytes written, which may be fewer."""
         return os.pwrite(fd, data, offset)
 
@@ -51,14 +51,13 @@ class Disk:
             pass
 
 
-def write_all(disk: Disk, fd: int, data: bytes | memoryview, offset: int) -> None:
+def write_all(disk: Disk, fd: int, data: bytes | bytearray, offset: int) -> None:
     """Write all of `data` at `offset`, however many calls that takes. Raises: OSError."""
     done = disk.write(fd, data, offset)
-    if done == len(data):
-        return
-    rest = memoryview(data)
-    while done < len(rest):
-        done += disk.write(fd, rest[done:], offset + done)
+    while done < len(data):
+        # The view is let go at once: a bytearray that is looked at cannot grow.
+        with memoryview(data) as rest, rest[done:] as left:
+            done += disk.write(fd, left, offset + done)
 
 
 def read_from(fd: int, offset: int, size: int) -> bytes:

@@ -2,9 +2,10 @@
 
 Python writes the header, one monitor the records, each with one write(2) and before it answers.
 A record that is torn (a full disk) or damaged is skipped, also when what follows it no longer
-lies at a multiple of 96: it must not hide what was acknowledged after it.
+lies at a multiple of 96: it must not hide what was acknowledged after it. A journal without a
+whole header has no records yet: who makes one writes the header before its monitor starts.
 
-    header   "podrtjn1", u32 version, u32 bytes of a record, boot ID (16), group ID (32)
+    header   "podrtjn1", u32 version, u32 crc of the other 60 bytes, boot ID (16), group ID (32)
     record   u32 crc of what follows, u16 kind, u16 flags, u64 seq (from 1), u64 at_ns, ID (32),
              u32 run, i32 pid, u64 start_ticks, i32 code, i32 error, u64 a, u64 b
 """
@@ -20,13 +21,15 @@ from typing import NamedTuple
 from podrt.errors import StoreCorrupt, StoreFailed, Unsupported
 
 from .disk import read_from
-from .records import GroupRecord
 
 HEADER_BYTES = 64
 RECORD_BYTES = 96
-VERSION = 1
+VERSION = 2
 _MAGIC = b"podrtjn1"
 _HEADER = struct.Struct("<8sII16s32s")
+_HEADER_CRC_AT = 12
+_SEQ_AT = 8
+_CHECKED = struct.Struct("<I4xQ")
 _RECORD = struct.Struct("<IHHQQ32sIiQiiQQ")
 
 
@@ -87,7 +90,8 @@ class JournalRecord(NamedTuple):
 def encode_header(boot_id: str, group_id: str) -> bytes:
     """The 64 bytes at a journal's beginning; dashes in `boot_id` are ignored."""
     boot = bytes.fromhex(boot_id.replace("-", ""))
-    return _HEADER.pack(_MAGIC, VERSION, RECORD_BYTES, boot, bytes.fromhex(group_id))
+    header = _HEADER.pack(_MAGIC, VERSION, 0, boot, bytes.fromhex(group_id))
+    return _HEADER.pack(_MAGIC, VERSION, _header_crc(header), boot, bytes.fromhex(group_id))
 
 
 def encode_record(record: JournalRecord) -> bytes:
@@ -137,14 +141,22 @@ def read_journal(path: str, after_seq: int = 0) -> list[JournalRecord]:
 
 
 class JournalReader:
-    """Reads a journal again and again, each time what is new."""
+    """Reads a journal again and again, each time what is new.
 
-    def __init__(self, path: str) -> None:
+    `seq` is the last record's, `bytes_read` where it ends: a reader may begin there again.
+    """
+
+    def __init__(self, path: str, *, seq: int = 0, bytes_read: int = 0) -> None:
         self.path = path
-        self.seq = 0
-        self._at = HEADER_BYTES
+        self.seq = seq
+        self._at = max(bytes_read, HEADER_BYTES)
         self._fd = -1
         self._boot_id = ""
+
+    @property
+    def bytes_read(self) -> int:
+        """Where the last record that was read ends."""
+        return self._at
 
     def read(self) -> list[JournalRecord]:
         """The records since the last call. Raises: as `read_journal`."""
@@ -154,14 +166,15 @@ class JournalReader:
             size = os.fstat(self._fd).st_size
             if size <= self._at:
                 return []
-            found, used, has_gap = self._decode(read_from(self._fd, self._at, size))
+            start = max(HEADER_BYTES, self._at - RECORD_BYTES + 1)
+            found, end, has_gap = self._decode(read_from(self._fd, start, size), self._at - start)
             if has_gap:
                 # It may only have been half visible while it was written: once more, and then
                 # it is damage.
-                found, used, _ = self._decode(read_from(self._fd, self._at, size))
+                found, end, _ = self._decode(read_from(self._fd, start, size), self._at - start)
         except OSError as error:
             raise StoreFailed(self.path, error.errno or 5, "read") from error
-        self._at += used
+        self._at = start + end
         self.seq = found[-1].seq if found else self.seq
         return found
 
@@ -171,29 +184,43 @@ class JournalReader:
         except FileNotFoundError:
             return False
         try:
-            self._boot_id = _decode_header(os.pread(self._fd, HEADER_BYTES, 0), self.path).boot_id
+            data = os.pread(self._fd, HEADER_BYTES, 0)
+            has_header = len(data) == HEADER_BYTES and any(data)
+            if has_header:
+                self._boot_id = _decode_header(data, self.path).boot_id
         except BaseException:
             self.close()
             raise
-        return True
+        if not has_header:
+            # Its maker was met, or killed, before it wrote that; zeros are what a power cut
+            # leaves, and whatever they were about ended with it.
+            self.close()
+        return has_header
 
-    def _decode(self, data: bytes) -> tuple[list[JournalRecord], int, bool]:
-        """(records, bytes used up, whether something was skipped)."""
+    def _decode(self, data: bytes, end: int) -> tuple[list[JournalRecord], int, bool]:
+        """(records, where the last one ends, whether something was skipped).
+
+        `end` is where the last one ended before. The next one may begin inside it: torn by a
+        byte or two, it was made whole by those it lacked, as they are its follower's first.
+        """
         found: list[JournalRecord] = []
-        at, used, has_gap = 0, 0, False
-        seq = self.seq
-        while at + RECORD_BYTES <= len(data):
-            crc, kind, flags, number, at_ns, key, *rest = _RECORD.unpack_from(data, at)
+        at, seq, has_gap, has_looked_back = end, self.seq, False, False
+        while at + RECORD_BYTES <= len(data) or len(data) > at == end:
             # What was skipped cannot have been more records than would have fitted.
-            is_next = seq < number <= seq + 1 + (at - used)
-            if not is_next or zlib.crc32(data[at + 4 : at + RECORD_BYTES]) != crc:
-                at += 1
-                continue
-            has_gap = has_gap or at != used
-            seq = number
-            found.append(JournalRecord(self._boot_id, kind, flags, seq, at_ns, key.hex(), *rest))
-            at = used = at + RECORD_BYTES
-        return found, used, has_gap
+            if _is_record(data, at, range(seq + 1, seq + 2 + max(0, at - end))):
+                _, kind, flags, seq, at_ns, key, *rest = _RECORD.unpack_from(data, at)
+                found.append(
+                    JournalRecord(self._boot_id, kind, flags, seq, at_ns, key.hex(), *rest)
+                )
+                has_gap = has_gap or at != end
+                at = end = at + RECORD_BYTES
+                has_looked_back = False
+            elif at == end and not has_looked_back:
+                has_looked_back = True
+                at = _next_candidate(data, max(0, end - RECORD_BYTES + 1))
+            else:
+                at = _next_candidate(data, at + 1)
+        return found, end, has_gap
 
     def close(self) -> None:
         """Let the descriptor go."""
@@ -208,25 +235,38 @@ class JournalReader:
         self.close()
 
 
-def read_unfolded(journal_dir: str, group: GroupRecord) -> list[tuple[int, JournalRecord]]:
-    """What a group's monitors have journaled and nobody folded yet, as (epoch, record), in order.
+def _is_record(data: bytes, at: int, seqs: range) -> bool:
+    """Whether a whole record with one of the sequences is there."""
+    if at + RECORD_BYTES > len(data):
+        return False
+    crc, seq = _CHECKED.unpack_from(data, at)
+    return seq in seqs and zlib.crc32(data[at + 4 : at + RECORD_BYTES]) == crc
 
-    Raises: StoreFailed, StoreCorrupt, Unsupported.
+
+def _next_candidate(data: bytes, at: int) -> int:
+    """The next place from `at` on where a record's sequence could be one (1 to 2**32 - 1).
+
+    Much damage is looked through at the speed of a search.
     """
-    found: list[tuple[int, JournalRecord]] = []
-    for epoch in range(max(group.folded_epoch, 1), group.epoch + 1):
-        after = group.folded_seq if epoch == group.folded_epoch else 0
-        path = f"{journal_dir}/{group.id}.{epoch}"
-        found += [(epoch, record) for record in read_journal(path, after)]
-    return found
+    import re  # only damage needs it
+
+    found = re.compile(rb"(?s)(?!\0{4}).{4}\0{4}").search(data, at + _SEQ_AT)
+    return len(data) if found is None else found.start() - _SEQ_AT
+
+
+def _header_crc(header: bytes) -> int:
+    return zlib.crc32(header[_HEADER_CRC_AT + 4 :], zlib.crc32(header[:_HEADER_CRC_AT]))
 
 
 def _decode_header(data: bytes, path: str) -> JournalHeader:
     if len(data) < HEADER_BYTES:
         raise StoreCorrupt(path, len(data), "the journal's header is cut short")
-    magic, version, record_bytes, boot, group = _HEADER.unpack(data)
+    magic, version, crc, boot, group = _HEADER.unpack(data)
     if magic != _MAGIC:
         raise StoreCorrupt(path, 0, "this is no journal")
-    if version != VERSION or record_bytes != RECORD_BYTES:
+    if not 1 <= version <= VERSION:
         raise Unsupported(f"{path}: journal format {version}", "written by a newer podrt")
+    # A monitor of format 1 may still be at work; its header had the bytes of a record there.
+    if crc != (RECORD_BYTES if version == 1 else _header_crc(data)):
+        raise StoreCorrupt(path, _HEADER_CRC_AT, "the header's checksum does not fit")
     return JournalHeader(boot.hex(), group.hex())

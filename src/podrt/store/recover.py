@@ -148,8 +148,10 @@ class Chain:
         claimed = self._testimony()
         if claimed > self.seq:
             raise StoreCorrupt(path, offset, _missing(self.seq, claimed))
-        # The very first header is durable before the first frame is written behind it.
-        if not self._store_id and any(map(self._has_frames, self.later_segments())):
+        # The very first header is durable before the first frame is written behind it, and
+        # other segments follow frames.
+        later = self.later_segments()
+        if not self._store_id and any(first > 1 or self._has_frames(first) for first in later):
             raise StoreCorrupt(path, 0, "the header is damaged and there is no snapshot")
 
     def _has_frames(self, first: int) -> bool:
@@ -208,29 +210,43 @@ class Chain:
             lost = torn.size() - torn.end
             inform("%s: cut a torn tail of %d bytes at %d", torn.path, lost, torn.end)
             torn.cut()
+            # Before anything is written in its place: behind a new frame of the same length the
+            # old ones would count again, should power go before the disk knows of the cut.
+            torn.sync(self.state_dir)
 
     def start_segment(self) -> Segment:
         """Create the next segment and make it the current one. Raises: OSError."""
         if not self._store_id:
             self._store_id = os.urandom(16)
-        following = create_segment(
-            self.state_dir,
-            self.seq + 1,
-            self._disk,
-            store_id=self._store_id,
-            previous=self._previous,
-        )
+        following = self._create(self.seq + 1, self._previous)
         self.followed += bool(self.segments)
         self.segments = (*self.segments, following)
         return following
 
-    def sealed(self, seal: int) -> None:
-        """The current segment got its END frame, whose CRC-32 is `seal`."""
+    def rotate(self, end: bytes) -> None:
+        """Seal the current segment with the END frame `end` and go on in a new one.
+
+        The new file comes first: a disk too full for it must not leave a log that ends with a
+        seal, which nobody could open to remove something. Raises: OSError.
+        """
         current = self.current
         assert current is not None
-        current.seal = seal
+        seal = frames.crc32(end)
+        following = self._create(current.last_seq + 2, seal)
+        try:
+            current.append(end)
+        except OSError:
+            self._disk.unlink(following.path)
+            raise
+        current.seal = self._previous = seal
         self.seq = current.last_seq
-        self._previous = seal
+        self.followed += 1
+        self.segments = (*self.segments, following)
+
+    def _create(self, first_seq: int, previous: int) -> Segment:
+        return create_segment(
+            self.state_dir, first_seq, self._disk, store_id=self._store_id, previous=previous
+        )
 
 
 def _missing(seq: int, durable: int) -> str:

@@ -7,6 +7,7 @@ valid checksum is recovered, newest last; what was lost is listed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -19,11 +20,12 @@ from podrt._fast import frames
 from podrt.errors import PodrtError, StoreCorrupt, StoreFailed
 
 from . import control as shared
-from .compact import LOCK_NAME, sweep
+from .compact import LOCK_NAME, nobody_goes_on, sweep
 from .disk import REAL_DISK, Disk
 from .records import KINDS, SCHEMA, TYPES
 from .recover import load
 from .segments import (
+    END,
     HEADER_BYTES,
     TRANSACTION,
     create_segment,
@@ -59,7 +61,7 @@ def repair(state_dir: str, disk: Disk = REAL_DISK) -> Repair:
                 return _repair(state_dir, disk)
             return Repair("", ())
     except OSError as error:
-        raise StoreFailed(state_dir, error.errno or 5, "repair") from error
+        raise StoreFailed(state_dir, error.errno or errno.EIO, "repair") from error
 
 
 def verify(tables: Tables) -> None:
@@ -87,21 +89,22 @@ def _locked(state_dir: str) -> Iterator[None]:
 
 
 def _repair(state_dir: str, disk: Disk) -> Repair:
+    control = shared.attach(f"{state_dir}/shared") or shared.create(f"{state_dir}/shared", disk)
     kept = _keep_originals(state_dir, disk)
-    salvage = _Salvage(state_dir)
+    salvage = _Salvage(state_dir, control.durable)
     salvage.read()
     # Behind everything ever numbered, so that no old frame is taken for a new one.
     seq = salvage.highest + 1
     store_id = os.urandom(16)
     previous = int.from_bytes(os.urandom(4), "little")
-    write_snapshot(
-        state_dir, salvage.entries(), disk, seq=seq, store_id=store_id, previous=previous
-    )
+    with nobody_goes_on(control, snapshot_path(state_dir, seq)):
+        write_snapshot(
+            state_dir, salvage.entries(), disk, seq=seq, store_id=store_id, previous=previous
+        )
     segment = create_segment(state_dir, seq + 1, disk, store_id=store_id, previous=previous)
     segment.sync(state_dir)
     sweep(state_dir, disk, seq)
     disk.sync_dir(state_dir)
-    control = shared.attach(f"{state_dir}/shared") or shared.create(f"{state_dir}/shared", disk)
     control.renew(seq, seq + 1)
     return Repair(kept, tuple(salvage.lost))
 
@@ -119,15 +122,21 @@ def _keep_originals(state_dir: str, disk: Disk) -> str:
 
 
 class _Salvage:
-    """Reads what is valid, oldest first, and notes what is not."""
+    """Reads what is valid, oldest first, and notes what is not.
 
-    def __init__(self, state_dir: str) -> None:
+    `durable` is the sequence up to which this boot's words say that everything was on disk.
+    """
+
+    def __init__(self, state_dir: str, durable: int) -> None:
         self.state_dir = state_dir
         self.lost: list[str] = []
         self.highest = 0
         self.tables = Tables(None, state_dir)
         self._store_ids: set[bytes] = set()
         self._read_up_to = 0
+        self._durable = durable
+        # By the sequence a segment begins with: what its header says of the one before.
+        self._seals: dict[int, int] = {}
 
     def read(self) -> None:
         """Read the snapshots and segments."""
@@ -139,6 +148,8 @@ class _Salvage:
         contents = {first: self._content(first) for first in firsts}
         for first in firsts:
             self._take_segment(first, contents[first])
+        if self._durable > self._read_up_to:
+            self.lost.append(f"sequences {self._read_up_to + 1} to {self._durable}")
 
     def entries(self) -> Iterator[Entry]:
         """What was recovered and can be decoded."""
@@ -162,12 +173,17 @@ class _Salvage:
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self._read_up_to = snapshot.seq
+        self._seals[snapshot.seq + 1] = snapshot.header.previous
         for row in range(snapshot.header.row_count):
-            table, key, name, owner = snapshot.entry(row)
+            try:
+                table, key, name, owner = snapshot.entry(row)
+            except StoreCorrupt as error:
+                self.lost.append(str(error))
+                continue
             try:
                 raw = snapshot.value(row)
             except StoreCorrupt:
-                self.lost.append(f"{KINDS.get(table, table)} {key} ({name}) of the snapshot")
+                self.lost.append(f"{KINDS[table]} {key} ({name}) of the snapshot")
                 continue
             op: WireOp = (table, key, msgspec.Raw(raw), name, owner)
             self._apply([op], snapshot.header.schema)
@@ -187,15 +203,23 @@ class _Salvage:
 
     def _take_segment(self, first: int, data: bytes) -> None:
         path = segment_path(self.state_dir, first)
-        try:
-            schema = decode_header(data[:HEADER_BYTES], path).schema
-        except StoreCorrupt:
-            schema = SCHEMA
+        schema = SCHEMA
+        with contextlib.suppress(StoreCorrupt):
+            header = decode_header(data[:HEADER_BYTES], path)
+            schema = header.schema
+            if header.previous != self._seals.get(first, header.previous):
+                self.lost.append(f"{path}: it does not follow what is there before it")
+                return
         body = data[HEADER_BYTES:]
         found: list[tuple[int, int, int, int, int, int]] = []
         for store_id in self._store_ids:
-            found += frames.salvage(body, salt=salt_of(store_id, first))
+            salt = salt_of(store_id, first)
+            found += frames.salvage(body, salt=salt)
+            self._durable = max(self._durable, frames.search(body, salt=salt)[1])
         for seq, kind, _at_ns, _durable, start, length in sorted(found):
+            if not first <= seq < first + len(body):
+                self.lost.append(f"{path}: a frame that says it is {seq}")
+                continue
             self.highest = max(self.highest, seq)
             if seq <= self._read_up_to:
                 continue
@@ -203,11 +227,20 @@ class _Salvage:
                 self.lost.append(f"sequences {self._read_up_to + 1} to {seq - 1}")
             self._read_up_to = seq
             if kind == TRANSACTION:
-                payload = body[start : start + length]
-                self._apply(decode_ops(payload, path, HEADER_BYTES + start), schema)
+                self._take_frame(body[start : start + length], path, HEADER_BYTES + start, schema)
+            elif kind == END:
+                self._seals[seq + 1] = frames.crc32(body[start - frames.HEAD_BYTES : start])
         end = max((start + length + 7 & ~7 for *_, start, length in found), default=0)
         if end < len(body):
             self.lost.append(f"{path}: {len(body) - end} bytes at its end")
+
+    def _take_frame(self, payload: bytes, path: str, offset: int, schema: int) -> None:
+        try:
+            ops = decode_ops(payload, path, offset)
+        except StoreCorrupt as error:
+            self.lost.append(str(error))
+        else:
+            self._apply(ops, schema)
 
     def _apply(self, ops: list[WireOp], schema: int) -> None:
         try:

@@ -26,7 +26,10 @@ _HEADER = struct.Struct("<8sIIQI16s16xI")
 _MAGIC = b"podrtlg1"
 _VERSION = 1
 _PREFIX = "log."
-_DIGITS = 20
+DIGITS = 20
+"""Of the sequence in a file's name."""
+MAX_SEQ = (1 << 63) - 1
+"""No sequence comes near it; one behind it is still a number everywhere."""
 
 
 class Transaction(NamedTuple):
@@ -54,17 +57,23 @@ class Header(NamedTuple):
 
 def segment_path(state_dir: str, first_seq: int) -> str:
     """Where the segment that begins with `first_seq` is."""
-    return f"{state_dir}/{_PREFIX}{first_seq:0{_DIGITS}d}"
+    return f"{state_dir}/{_PREFIX}{first_seq:0{DIGITS}d}"
 
 
 def list_segments(state_dir: str) -> list[int]:
     """The first sequences of all segment files, ascending."""
-    names = os.listdir(state_dir)
-    return sorted(
-        int(name[len(_PREFIX) :])
-        for name in names
-        if name.startswith(_PREFIX) and len(name) == len(_PREFIX) + _DIGITS and name[4:].isdigit()
-    )
+    return list_numbered(state_dir, _PREFIX)
+
+
+def list_numbered(state_dir: str, prefix: str) -> list[int]:
+    """The sequences in the names of the files that are called `prefix` and one, ascending."""
+    names = [name.removeprefix(prefix) for name in os.listdir(state_dir) if name.startswith(prefix)]
+    numbers = [int(name) for name in names if len(name) == DIGITS and _is_number(name)]
+    return sorted(number for number in numbers if number <= MAX_SEQ)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def salt_of(store_id: bytes, first_seq: int) -> int:
@@ -85,6 +94,8 @@ def decode_header(data: bytes, path: str) -> Header:
     if version > _VERSION:
         raise Unsupported(f"{path}: log format {version}", "it was written by a newer podrt")
     check_schema(schema, path)
+    if not 0 < first_seq <= MAX_SEQ:
+        raise StoreCorrupt(path, 16, f"it begins with {first_seq}")
     return Header(schema, first_seq, previous, store_id)
 
 
@@ -207,7 +218,10 @@ def create_segment(
     header = Header(SCHEMA, first_seq, previous, store_id)
     # Under another name first: a reader must never meet half a header.
     fresh = f"{state_dir}/new.segment"
-    fd = disk.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    # And in a file of its own: one that was left over may hold frames that were never promised
+    # to anybody, and power may go before the disk knows that they were cut off.
+    disk.unlink(fresh)
+    fd = disk.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         write_all(disk, fd, header.encode(), 0)
         disk.rename(fresh, path)

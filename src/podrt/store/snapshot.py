@@ -24,7 +24,9 @@ from podrt._fast.frames import BY_ID, BY_NAME, BY_OWNER, Mapping, crc32, find_ro
 from podrt.errors import StoreCorrupt, Unsupported
 
 from .disk import Disk, write_all
-from .records import NAMED, SCHEMA
+from .records import NAMED, SCHEMA, TYPES
+from .segments import DIGITS, MAX_SEQ, list_numbered
+from .turns import HURRIED, Turns, in_order
 from .upgrade import check_schema
 
 _HEADER = struct.Struct("<8sIIQ16sIIIIQQI")
@@ -34,7 +36,6 @@ _NUMBER = struct.Struct("<I")
 _MAGIC = b"podrtsn1"
 _VERSION = 1
 _PREFIX = "snap."
-_DIGITS = 20
 _CHUNK_BYTES = 1 << 20
 _NAMED = frozenset(int(table) for table in NAMED)
 
@@ -71,16 +72,12 @@ class SnapshotHeader(NamedTuple):
 
 def snapshot_path(state_dir: str, seq: int) -> str:
     """Where the snapshot of `seq` is."""
-    return f"{state_dir}/{_PREFIX}{seq:0{_DIGITS}d}"
+    return f"{state_dir}/{_PREFIX}{seq:0{DIGITS}d}"
 
 
 def list_snapshots(state_dir: str) -> list[int]:
     """The sequences of all snapshot files, ascending."""
-    return sorted(
-        int(name[len(_PREFIX) :])
-        for name in os.listdir(state_dir)
-        if name.startswith(_PREFIX) and len(name) == len(_PREFIX) + _DIGITS and name[5:].isdigit()
-    )
+    return list_numbered(state_dir, _PREFIX)
 
 
 class Snapshot:
@@ -114,6 +111,8 @@ class Snapshot:
 
     def _number(self, at: int, place: int) -> int:
         number: int = _NUMBER.unpack_from(self._data, at + 4 * place)[0]
+        if number >= self.header.row_count:
+            raise StoreCorrupt(self.path, at + 4 * place, f"the index names row {number}")
         return number
 
     def _find(self, field: int, key: str, table: int = 0) -> range:
@@ -127,7 +126,7 @@ class Snapshot:
                 (header.rows_at, self._pool_at, places[field]),
                 field=field,
                 count=counts[field],
-                wanted=key.encode(),
+                wanted=_encode(key),
                 table=table,
             )
         except ValueError as error:
@@ -149,25 +148,30 @@ class Snapshot:
 
     def rows_of(self, table: int, prefix: str = "") -> range:
         """The rows of a table, or those whose IDs begin with `prefix`."""
-        wanted = prefix.encode()
+        wanted = _encode(prefix)
         rows = range(self.header.row_count)
         first = bisect_left(rows, (table, wanted), key=self._key)
         last = bisect_left(rows, (table, wanted + b"\xff"), lo=first, key=self._key)
         return range(first, last)
 
     def entry(self, row: int) -> tuple[int, str, str, str]:
-        """(table, id, name, owner) of a row."""
+        """(table, id, name, owner) of a row. Raises: StoreCorrupt."""
         table, id_bytes, name_bytes, owner_bytes, pool, *_ = self._row(row)
         start = self._pool_at + pool
         middle = start + id_bytes
         end = middle + name_bytes
         data = self._data
-        return (
-            table,
-            str(data[start:middle], "utf-8"),
-            str(data[middle:end], "utf-8"),
-            str(data[end : end + owner_bytes], "utf-8"),
-        )
+        if table not in TYPES or end + owner_bytes > len(data):
+            raise StoreCorrupt(self.path, start, f"row {row} of the index makes no sense")
+        try:
+            return (
+                table,
+                str(data[start:middle], "utf-8"),
+                str(data[middle:end], "utf-8"),
+                str(data[end : end + owner_bytes], "utf-8"),
+            )
+        except UnicodeDecodeError as error:
+            raise StoreCorrupt(self.path, start, f"a name is no text: {error}") from error
 
     def value(self, row: int) -> bytes:
         """A row's encoded value. Raises: StoreCorrupt."""
@@ -181,6 +185,11 @@ class Snapshot:
         """Every row with its value, in order. Raises: StoreCorrupt."""
         for row in range(self.header.row_count):
             yield Entry(*self.entry(row), self.value(row))
+
+
+def _encode(key: str) -> bytes:
+    """As the pool would hold it: what can be no UTF-8, as in an argument, is in none."""
+    return key.encode("utf-8", "surrogatepass")
 
 
 def open_snapshot(state_dir: str, seq: int) -> Snapshot:
@@ -214,8 +223,11 @@ def _check(path: str, data: memoryview, size: int) -> SnapshotHeader:
         raise Unsupported(f"{path}: snapshot format {version}", "written by a newer podrt")
     header = SnapshotHeader(*fields)
     check_schema(header.schema, path)
-    if header.file_bytes != size or header.rows_at > size:
+    index_bytes = header.row_count * _ROW.size + 4 * (header.name_count + header.owner_count)
+    if header.file_bytes != size or header.rows_at + index_bytes > size:
         raise StoreCorrupt(path, size, f"it should hold {header.file_bytes} bytes")
+    if header.rows_at < _HEADER_BYTES or header.seq > MAX_SEQ:
+        raise StoreCorrupt(path, 0, "the header's numbers make no sense")
     if crc32(data[header.rows_at :]) != header.index_crc:
         raise StoreCorrupt(path, header.rows_at, "the index's checksum does not fit")
     return header
@@ -250,11 +262,14 @@ class _Index:
             self.owners.append((owner, self.count))
         self.count += 1
 
-    def encode(self) -> bytes:
-        self.names.sort()
-        self.owners.sort()
-        numbers = [row for _, row in self.names] + [row for _, row in self.owners]
-        return b"".join((self.rows, struct.pack(f"<{len(numbers)}I", *numbers), self.pool))
+    def parts(self, turns: Turns) -> tuple[bytearray, bytearray, bytearray]:
+        """Everything behind the values; empties `names` and `owners`."""
+        numbers = bytearray()
+        for found in (self.names, self.owners):
+            for _, row in in_order(found, turns):
+                numbers += _NUMBER.pack(row)
+                turns.give()
+        return self.rows, numbers, self.pool
 
 
 def write_snapshot(
@@ -265,6 +280,7 @@ def write_snapshot(
     seq: int,
     store_id: bytes,
     previous: int,
+    turns: Turns = HURRIED,
 ) -> None:
     """Write `entries`, sorted by (table, id), as the snapshot of `seq`; durable on return.
 
@@ -273,7 +289,30 @@ def write_snapshot(
     fresh = f"{state_dir}/new.snapshot.{os.getpid()}"
     fd = disk.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
-        _write(disk, fd, entries, seq=seq, store_id=store_id, previous=previous)
+        index, body, crc = _Index(), _Body(disk, fd), 0
+        for entry in entries:
+            index.add(entry, body.end)
+            body.add(entry.raw)
+            turns.give()
+        rows_at = body.end
+        counts = len(index.names), len(index.owners)
+        for part in index.parts(turns):
+            body.add_long(part)
+            crc = zlib.crc32(part, crc)
+        body.flush()
+        header = SnapshotHeader(
+            schema=SCHEMA,
+            seq=seq,
+            store_id=store_id,
+            previous=previous,
+            row_count=index.count,
+            name_count=counts[0],
+            owner_count=counts[1],
+            rows_at=rows_at,
+            file_bytes=body.end,
+            index_crc=crc,
+        )
+        write_all(disk, fd, header.encode(), 0)
         disk.sync(fd)
         disk.rename(fresh, snapshot_path(state_dir, seq))
         disk.sync_dir(state_dir)
@@ -284,32 +323,35 @@ def write_snapshot(
         disk.close(fd)
 
 
-def _write(
-    disk: Disk, fd: int, entries: Iterable[Entry], *, seq: int, store_id: bytes, previous: int
-) -> None:
-    index = _Index()
-    chunk = bytearray()
-    at = _HEADER_BYTES
-    for entry in entries:
-        index.add(entry, at + len(chunk))
-        chunk += entry.raw
-        if len(chunk) >= _CHUNK_BYTES:
-            write_all(disk, fd, bytes(chunk), at)
-            at += len(chunk)
-            chunk.clear()
-    rows_at = at + len(chunk)
-    encoded = index.encode()
-    write_all(disk, fd, bytes(chunk) + encoded, at)
-    header = SnapshotHeader(
-        schema=SCHEMA,
-        seq=seq,
-        store_id=store_id,
-        previous=previous,
-        row_count=index.count,
-        name_count=len(index.names),
-        owner_count=len(index.owners),
-        rows_at=rows_at,
-        file_bytes=rows_at + len(encoded),
-        index_crc=zlib.crc32(encoded),
-    )
-    write_all(disk, fd, header.encode(), 0)
+class _Body:
+    """What is behind the header, written and synced a piece at a time.
+
+    A journal puts what was written before on the disk together with what is synced now: a log's
+    few bytes would wait for all of a snapshot.
+    """
+
+    def __init__(self, disk: Disk, fd: int) -> None:
+        self._disk = disk
+        self._fd = fd
+        self._written = _HEADER_BYTES
+        self._piece = bytearray()
+
+    @property
+    def end(self) -> int:
+        return self._written + len(self._piece)
+
+    def add(self, data: bytes | memoryview) -> None:
+        self._piece += data
+        if len(self._piece) >= _CHUNK_BYTES:
+            self.flush()
+            self._disk.sync(self._fd)
+
+    def add_long(self, data: bytearray) -> None:
+        with memoryview(data) as view:
+            for start in range(0, len(data), _CHUNK_BYTES):
+                self.add(view[start : start + _CHUNK_BYTES])
+
+    def flush(self) -> None:
+        write_all(self._disk, self._fd, self._piece, self._written)
+        self._written = self.end
+        self._piece = bytearray()

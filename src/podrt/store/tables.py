@@ -29,6 +29,7 @@ from .records import (
     index_of,
 )
 from .snapshot import Entry, Snapshot
+from .turns import HURRIED, Turns, in_order
 from .upgrade import raise_value
 
 R = TypeVar("R", bound=Record)
@@ -73,7 +74,7 @@ def decode_ops(payload: bytes, path: str = "", offset: int = 0) -> list[WireOp]:
     """The operations of a frame. Raises: StoreCorrupt."""
     try:
         return _decode_ops(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreCorrupt(path, offset, f"a frame cannot be decoded: {error}") from error
 
 
@@ -119,9 +120,7 @@ class Tables:
             raise NotFound(KINDS[table], text)
         if len(matches) > 1:
             raise Ambiguous(KINDS[table], text, sorted(matches))
-        found = self.get(kind, matches[0])
-        assert found is not None
-        return found
+        return self._listed(kind, matches[0])
 
     def find_either(self, text: str) -> PodRecord | ContainerRecord:
         """The pod or container that `text` means. Raises: NotFound, Ambiguous."""
@@ -150,9 +149,16 @@ class Tables:
     def all(self, kind: type[R]) -> Iterator[R]:
         """Every record of a table, in no particular order."""
         for key in self.ids(kind):
-            found = self.get(kind, key)
-            assert found is not None
-            yield found
+            yield self._listed(kind, key)
+
+    def _listed(self, kind: type[R], key: str) -> R:
+        found = self.get(kind, key)
+        if found is None:
+            path = self._base.path if self._base is not None else self.path
+            raise StoreCorrupt(
+                path, 0, f"{KINDS[TABLES[kind]]} {key} is listed, but not to be found"
+            )
+        return found
 
     def count(self, kind: type[Record]) -> int:
         """How many records a table holds."""
@@ -183,29 +189,35 @@ class Tables:
                 return key
         return None
 
-    def entries(self) -> Iterator[Entry]:
-        """Every record encoded, sorted as a snapshot wants it."""
+    def entries(self, turns: Turns = HURRIED) -> Iterator[Entry]:
+        """Every record encoded, sorted as a snapshot wants it: by code points is by bytes."""
         for table in sorted(TYPES):
-            below = self._below(table)
-            for key, row in self._rows[table].items():
-                if row is None:
-                    continue
-                raw = _encode(row.value) if row.raw is None else row.raw
-                below.append(Entry(table, key, row.name, row.owner, raw))
-            below.sort(key=lambda entry: entry.id.encode())
-            yield from below
+            own = self._own(table, turns)
+            next_own = next(own, None)
+            for entry in self._below(table):
+                while next_own is not None and next_own.id < entry.id:
+                    yield next_own
+                    next_own = next(own, None)
+                yield entry
+            if next_own is not None:
+                yield next_own
+            yield from own
 
-    def _below(self, table: int) -> list[Entry]:
+    def _own(self, table: int, turns: Turns) -> Iterator[Entry]:
+        rows = [(key, row) for key, row in self._rows[table].items() if row is not None]
+        for key, row in in_order(rows, turns):
+            raw = _encode(row.value) if row.raw is None else row.raw
+            yield Entry(table, key, row.name, row.owner, raw)
+
+    def _below(self, table: int) -> Iterator[Entry]:
         if self._base is None:
-            return []
+            return
         base, rows = self._base, self._rows[table]
-        found = []
         for number in base.rows_of(table):
             _, key, name, owner = base.entry(number)
             if key not in rows:
-                raw = raise_value(table, base.value(number), base.header.schema)
-                found.append(Entry(table, key, name, owner, raw))
-        return found
+                raw = raise_value(table, base.value(number), base.header.schema, base.path)
+                yield Entry(table, key, name, owner, raw)
 
     def _row(self, table: int, key: str) -> Row | None:
         rows = self._rows[table]
@@ -216,8 +228,9 @@ class Tables:
         number = self._base.find(table, key)
         if number < 0:
             return None
-        _, _, name, owner = self._base.entry(number)
-        raw = raise_value(table, self._base.value(number), self._base.header.schema)
+        base = self._base
+        _, _, name, owner = base.entry(number)
+        raw = raise_value(table, base.value(number), base.header.schema, base.path)
         # From here on it lives above the snapshot, so it has to be found there by its owner.
         row = rows[key] = Row(name, owner, raw, None)
         if owner:
@@ -285,7 +298,8 @@ class Tables:
             elif schema == SCHEMA:
                 self._set(table, key, Row(name, owner, raw, None))
             else:
-                self._set(table, key, Row(name, owner, raise_value(table, raw, schema), None))
+                raised = raise_value(table, raw, schema, self.path)
+                self._set(table, key, Row(name, owner, raised, None))
 
     def _set(self, table: int, key: str, row: Row | None) -> None:
         old = self._row(table, key)

@@ -5,10 +5,15 @@ flock) for as long as it takes to catch up, decide and write one frame, never wh
 waited for. What has to survive a power cut is waited for afterwards (`flush_blocking`, or
 `commit.wait_durable` under Trio): one fdatasync serves everybody who is queued, in all processes.
 
-A write or sync that fails in a way that leaves the disk's content in doubt poisons the store for
-all processes: nobody acknowledges anything until it is opened again, which writes everything
-into new files. A full disk that is noticed while appending leaves no doubt: the frame is cut off
-and the caller told.
+After a write or a sync that failed, no process acknowledges anything until somebody opens the
+store. Mostly it is in doubt what the disk then holds: the store is poisoned, whoever opens it
+writes everything into new files, and all who had it open must open it again. Want of space that
+is noticed while appending leaves no doubt, because the frame is cut off again: opening the store
+looks at its end and lifts the ban for everybody, which takes no space, so each command on a full
+disk has its own try. One that removes something must not be locked out: when such a transaction
+finds no space, it gives up a file that is kept for that (see `store.reserve`), and writes. For
+the same reason a segment is sealed only when the next one exists, and the words of an earlier
+boot are used again.
 """
 
 from __future__ import annotations
@@ -31,8 +36,10 @@ from .disk import REAL_DISK, Disk
 from .notes import warn
 from .records import SCHEMA, Op
 from .recover import Behind, Chain, Listener, load, read_to_end
+from .reserve import give_up, is_freeing, keep
 from .segments import END, TRANSACTION, Segment
 from .tables import Tables, encode_ops
+from .turns import HURRIED, Turns
 
 SEGMENT_BYTES = 4 << 20
 """A segment that has grown past this is sealed and a snapshot taken, unless the snapshot is so
@@ -42,6 +49,8 @@ _FOLLOWED_SEGMENTS = 4
 """After that many segments the tables start again from the newest snapshot, to give memory back."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Want of something that says nothing of the disk."""
 
 
 class Store:
@@ -66,6 +75,7 @@ class Store:
         self._in_transaction = False
         self._flushing = threading.Lock()
         self._compactor: threading.Thread | None = None
+        self._turns = HURRIED
         self._segment_bytes = SEGMENT_BYTES
         self._in_background = True
 
@@ -117,7 +127,7 @@ class Store:
             sync_fd = os.open(f"{state_dir}/sync.lock", flags, 0o600)
             fcntl.flock(append_fd, fcntl.LOCK_EX)
             try:
-                chain, control = _settle(state_dir, disk, sync_fd)
+                chain, control = _settle_somehow(state_dir, disk, sync_fd)
             finally:
                 fcntl.flock(append_fd, fcntl.LOCK_UN)
         except BaseException:
@@ -237,7 +247,7 @@ class Store:
             ops = list(fn(self._chain.tables))
             if ops:
                 self._chain.tables.check(ops)
-                self._append(segment, encode_ops(ops))
+                self._append(segment, encode_ops(ops), is_freeing=any(map(is_freeing, ops)))
                 self._chain.tables.apply(ops)
                 self._chain.seq = segment.last_seq
             return self._chain.seq
@@ -253,14 +263,23 @@ class Store:
         )
 
     def _settle(self) -> Segment:
-        assert self._control is not None
+        control = self._control
+        assert control is not None
         try:
             self._advance()
-            return self._chain.settle(self._control.durable)
         except OSError as error:
-            raise StoreFailed(self.state_dir, error.errno or errno.EIO) from error
+            raise StoreFailed(self.state_dir, error.errno or errno.EIO, "read") from error
+        try:
+            return self._chain.settle(control.durable)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if number in _FULL:
+                control.set_full(number)
+            elif number not in _OURS:
+                control.set_poison(number)
+            raise StoreFailed(self.state_dir, number) from error
 
-    def _append(self, segment: Segment, payload: bytes) -> None:
+    def _append(self, segment: Segment, payload: bytes, *, is_freeing: bool) -> None:
         control = self._control
         assert control is not None
         try:
@@ -274,11 +293,12 @@ class Store:
             )
         except ValueError as error:
             raise InvalidConfig("", f"this is too large to keep: {error}") from error
-        self._write(segment, frame)
+        self._write(segment, frame, is_freeing=is_freeing)
+        control.set_appended(segment.last_seq, segment.first_seq)
         if segment.end >= self._bound():
             self._rotate(segment)
 
-    def _write(self, segment: Segment, frame: bytes) -> None:
+    def _write(self, segment: Segment, frame: bytes, *, is_freeing: bool) -> None:
         control = self._control
         assert control is not None
         try:
@@ -286,10 +306,15 @@ class Store:
         except OSError as error:
             number = error.errno or errno.EIO
             # `append` has cut the frame off again, and then a full disk leaves no doubt.
-            if number not in _FULL or segment.size() != segment.end:
+            is_full = number in _FULL and segment.size() == segment.end
+            if is_full and is_freeing and give_up(self.state_dir, self._disk):
+                self._write(segment, frame, is_freeing=False)
+                return
+            if is_full:
+                control.set_full(number)
+            else:
                 control.set_poison(number)
             raise StoreFailed(segment.path, number) from error
-        control.set_appended(segment.last_seq, segment.first_seq)
 
     def _bound(self) -> int:
         base = self._chain.base
@@ -308,25 +333,23 @@ class Store:
             kind=END,
         )
         try:
-            segment.append(end)
+            self._chain.rotate(end)
         except OSError as error:
-            warn("%s: cannot seal the segment: %s", segment.path, error)
+            # The next transaction tries again.
+            warn("%s: cannot begin a segment: %s", self.state_dir, str(error))
+            if segment.size() != segment.end:
+                control.set_poison(error.errno or errno.EIO)
             return
-        self._chain.sealed(frames.crc32(end))
         control.set_appended(segment.last_seq, segment.first_seq)
-        try:
-            self._chain.start_segment()
-        except OSError as error:
-            warn("%s: cannot begin a segment: %s", self.state_dir, error)
-            return
         self._chain.forget(control.durable)
         self._start_compaction()
 
     def _start_compaction(self) -> None:
-        arguments = (self.state_dir, self._disk, self._control)
         if not self._in_background:
-            compact_quietly(*arguments)
+            compact_quietly(self.state_dir, self._disk, self._control, HURRIED)
         elif self._compactor is None or not self._compactor.is_alive():
+            self._turns = Turns()
+            arguments = (self.state_dir, self._disk, self._control, self._turns)
             # Not a daemon: a short command that passed the bound pays once, else nobody would.
             self._compactor = threading.Thread(
                 target=compact_quietly, args=arguments, name="podrt snapshot"
@@ -387,8 +410,9 @@ class Store:
             raise RuntimeClosed
         if control is None or self._readonly:
             raise StoreFailed(self.state_dir, errno.EROFS)
-        if control.poison:
-            raise StoreFailed(self.state_dir, control.poison)
+        number = control.poison or control.full
+        if number:
+            raise StoreFailed(self.state_dir, number)
         if control.generation != self._generation:
             raise StoreFailed(self.state_dir, errno.ESTALE)
 
@@ -397,6 +421,7 @@ class Store:
     def wait_compacted(self) -> None:
         """Wait for a snapshot that is being written."""
         if self._compactor is not None:
+            self._turns.is_hurried = True
             self._compactor.join()
 
     def close(self) -> None:
@@ -430,6 +455,21 @@ def _older(kept: Iterable[Segment], fresh: Iterable[Segment]) -> list[Segment]:
     return [segment for segment in kept if segment.first_seq not in known]
 
 
+def _settle_somehow(state_dir: str, disk: Disk, sync_fd: int) -> tuple[Chain, Control]:
+    """As `_settle`; for want of space with that of the reserve. The append lock is held."""
+    try:
+        return _settle(state_dir, disk, sync_fd)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            # Perhaps of a sync, and then only we have been told what the disk lost of others.
+            control = shared.attach(f"{state_dir}/shared")
+            if control is not None:
+                control.set_poison(errno.EIO)
+        if error.errno not in _FULL or not give_up(state_dir, disk):
+            raise
+    return _settle(state_dir, disk, sync_fd)
+
+
 def _settle(state_dir: str, disk: Disk, sync_fd: int) -> tuple[Chain, Control]:
     """Load, repair a torn tail, and heal a poisoned store; the append lock is held."""
     control = shared.attach(f"{state_dir}/shared")
@@ -447,6 +487,8 @@ def _settle(state_dir: str, disk: Disk, sync_fd: int) -> tuple[Chain, Control]:
         # Whatever is missing later, the first header is there to tell how to look for it.
         segment.sync(state_dir)
     control.set_appended(chain.seq, segment.first_seq)
+    keep(state_dir, disk)
+    control.clear_full()
     return chain, control
 
 

@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 
 from doubles.states import check_indexes, content, pod
+from podrt._fast import frames
 from podrt.errors import PodrtError, StoreCorrupt, StoreFailed
+from podrt.store.disk import REAL_DISK
 from podrt.store.records import PodRecord, put
 from podrt.store.repair import repair
-from podrt.store.segments import HEADER_BYTES, list_segments, segment_path
+from podrt.store.segments import (
+    END,
+    HEADER_BYTES,
+    TRANSACTION,
+    create_segment,
+    list_segments,
+    open_segment,
+    segment_path,
+)
 from podrt.store.snapshot import list_snapshots, snapshot_path
+from podrt.store.tables import encode_ops
 from podrt.store.wal import Store
 
 
@@ -60,6 +71,40 @@ def test_repair_of_a_lost_frame_recovers_the_rest_and_says_what_is_lost(tmp_path
         store.flush_blocking(store.transact(lambda _: [put(pod(4))]))
     with Store.open(folder) as store:
         assert pods(store) == {"pod1", "pod3", "pod4"}
+
+
+def test_repair_of_a_log_cut_after_a_sync_says_what_is_lost(tmp_path: Path) -> None:
+    folder = str(tmp_path / "state")
+    fill(folder, 3)
+    path = segment_path(folder, 1)
+    frame = (os.path.getsize(path) - HEADER_BYTES) // 3
+    os.truncate(path, HEADER_BYTES + frame)
+    assert repair(folder).lost == ("sequences 2 to 3",)
+    with Store.open(folder) as store:
+        assert pods(store) == {"pod1"}
+
+
+def test_repair_leaves_out_a_segment_that_follows_something_else(tmp_path: Path) -> None:
+    folder = str(tmp_path / "state")
+    fill(folder, 3)
+    sealed = open_segment(folder, 1, REAL_DISK, readonly=False)
+    sealed.read()
+    sealed.append(frames.encode_frame(b"", 4, salt=sealed.salt, durable=3, at_ns=0, kind=END))
+    store_id = sealed.header.store_id
+    stale = create_segment(folder, 5, REAL_DISK, store_id=store_id, previous=77)
+    payload = encode_ops([put(pod(9))])
+    for seq in (5, 6):
+        stale.append(
+            frames.encode_frame(
+                payload, seq, salt=stale.salt, durable=seq - 1, at_ns=0, kind=TRANSACTION
+            )
+        )
+    with pytest.raises(StoreCorrupt):
+        Store.open(folder)
+    done = repair(folder)
+    assert done.lost == (f"{stale.path}: it does not follow what is there before it",)
+    with Store.open(folder) as store:
+        assert pods(store) == {"pod1", "pod2", "pod3"}
 
 
 def test_repair_stops_those_who_have_the_store_open(tmp_path: Path) -> None:

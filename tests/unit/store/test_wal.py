@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from doubles.disks import FailingDisk
@@ -18,19 +19,19 @@ from podrt.errors import (
     RuntimeClosed,
     StoreCorrupt,
     StoreFailed,
-    Unsupported,
 )
-from podrt.store import records, upgrade
+from podrt.store import records
+from podrt.store.control import attach
+from podrt.store.disk import Disk
 from podrt.store.records import (
     ContainerRecord,
     IntentRecord,
-    MetaRecord,
     Op,
     PodRecord,
     delete,
     put,
 )
-from podrt.store.segments import Header, list_segments, segment_path
+from podrt.store.segments import list_segments, segment_path
 from podrt.store.snapshot import list_snapshots
 from podrt.store.tables import Tables
 from podrt.store.wal import Store
@@ -256,10 +257,12 @@ def damage(folder: str, offset: int, first: int = 1) -> None:
         file.write(bytes([byte ^ 0x40]))
 
 
-def test_a_full_disk_refuses_the_transaction_and_keeps_the_rest(folder: str) -> None:
+def test_a_full_disk_refuses_everybody_until_somebody_opens_the_store(folder: str) -> None:
     disk = FailingDisk()
-    with Store.open(folder, disk=disk) as store:
-        write(store, put(pod(1)))
+    with Store.open(folder, disk=disk) as store, Store.open(folder) as other:
+        store.flush_blocking(write(store, put(pod(1))))
+        seq = write(other, put(pod(5)))
+        store.catch_up()
         size = os.path.getsize(segment_path(folder, 1))
         disk.fails = {"write": errno.ENOSPC}
         disk.partial = 20
@@ -269,9 +272,140 @@ def test_a_full_disk_refuses_the_transaction_and_keeps_the_rest(folder: str) -> 
         assert os.path.getsize(segment_path(folder, 1)) == size
         assert store.tables.get(PodRecord, pod(2).id) is None
         disk.fails = {}
-        store.flush_blocking(write(store, put(pod(3))))
+        for each in (store, other):
+            with pytest.raises(StoreFailed) as caught:
+                write(each, put(pod(3)))
+            assert caught.value.errno == errno.ENOSPC
+            with pytest.raises(StoreFailed):
+                each.flush_blocking(seq)
+            each.flush_blocking(1)  # was acknowledged before
+        Store.open(folder).close()
+        for number, each in enumerate((store, other), 3):
+            each.flush_blocking(write(each, put(pod(number))))
+    with Store.open(folder) as store:
+        assert {record.id for record in store.tables.all(PodRecord)} == {
+            pod(number).id for number in (1, 5, 3, 4)
+        }
+
+
+def test_a_full_disk_whose_half_frame_cannot_be_cut_off_poisons_the_store(folder: str) -> None:
+    disk = FailingDisk()
+    with Store.open(folder, disk=disk) as store, Store.open(folder) as other:
+        write(store, put(pod(1)))
+        disk.fails = {"write": errno.ENOSPC, "truncate": errno.EIO}
+        disk.partial = 20
+        with pytest.raises(StoreFailed):
+            write(store, put(pod(2)))
+        with Store.open(folder) as healed:
+            write(healed, put(pod(3)))
+        for each in (store, other):
+            with pytest.raises(StoreFailed) as caught:
+                write(each, put(pod(4)))
+            assert caught.value.errno == errno.ESTALE
     with Store.open(folder) as store:
         assert {record.id for record in store.tables.all(PodRecord)} == {pod(1).id, pod(3).id}
+
+
+class FullDisk(FailingDisk):
+    """Has no space until something is unlinked."""
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        self.fails.pop("write", None)
+
+
+@pytest.mark.parametrize("which", ["delete", "removing", "intent"])
+def test_a_removal_on_a_full_disk_gives_up_the_reserve_and_is_written(
+    folder: str, which: str
+) -> None:
+    disk = FullDisk()
+    freeing = {
+        "delete": delete(PodRecord, pod(1).id),
+        "removing": put(msgspec.structs.replace(pod(1), removing=True)),
+        "intent": put(IntentRecord(id="x", kind="pod", verb="remove")),
+    }
+    with Store.open(folder, disk=disk) as store:
+        write(store, put(pod(1)))
+        assert os.path.exists(f"{folder}/reserve")
+        disk.fails = {"write": errno.ENOSPC}
+        store.flush_blocking(write(store, freeing[which], put(pod(2))))
+        assert not os.path.exists(f"{folder}/reserve")
+        assert store.tables.get(PodRecord, pod(2).id) == pod(2)
+        disk.fails = {"write": errno.ENOSPC}
+        with pytest.raises(StoreFailed):
+            write(store, freeing[which])
+        with pytest.raises(StoreFailed):
+            write(store, freeing[which])
+    with Store.open(folder) as store:
+        assert os.path.exists(f"{folder}/reserve")
+        assert store.tables.get(PodRecord, pod(2).id) == pod(2)
+
+
+def test_open_of_a_poisoned_store_on_a_full_disk_writes_it_anew_into_the_reserve(
+    folder: str,
+) -> None:
+    with Store.open(folder) as store:
+        store.flush_blocking(write(store, put(pod(1))))
+        words = attach(f"{folder}/shared")
+        assert words is not None
+        words.set_poison(errno.EIO)
+    disk = FullDisk()
+    disk.fails = {"write": errno.ENOSPC}
+    with Store.open(folder, disk=disk) as store:
+        assert not os.path.exists(f"{folder}/reserve")
+        store.flush_blocking(write(store, delete(PodRecord, pod(1).id)))
+    disk.fails = {"write": errno.ENOSPC}
+    words.set_poison(errno.EIO)
+    with pytest.raises(StoreFailed) as caught:
+        Store.open(folder, disk=disk)
+    assert caught.value.errno == errno.ENOSPC
+    with Store.open(folder) as store:
+        assert content(store.tables) == {}
+        assert store.seq == 2
+
+
+def test_a_disk_too_full_for_the_next_segment_goes_on_in_this_one(
+    folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class NoNewFiles(Disk):
+        is_full = True
+
+        def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+            if self.is_full and path.endswith("new.segment"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().open(path, flags, mode)
+
+    disk = NoNewFiles()
+    Store.open(folder).close()
+    with Store.open(folder, segment_bytes=500, compact_in_background=False, disk=disk) as store:
+        for number in range(1, 9):
+            store.flush_blocking(write(store, put(pod(number))))
+        assert "cannot begin a segment" in caplog.text
+        assert list_segments(folder) == [1]
+        with Store.open(folder, disk=disk) as other:
+            write(other, delete(PodRecord, pod(1).id))
+        disk.is_full = False
+        write(store, put(pod(9)))
+        assert list_segments(folder) != [1]
+        expected = content(store.tables)
+    with Store.open(folder) as store:
+        assert content(store.tables) == expected
+
+
+def test_open_after_a_reboot_uses_the_words_of_the_boot_before_again(folder: str) -> None:
+    with Store.open(folder) as store:
+        store.flush_blocking(write(store, put(pod(1))))
+    path = Path(f"{folder}/shared")
+    inode = path.stat().st_ino
+    with path.open("r+b") as file:
+        file.seek(16)
+        file.write(bytes(16) + b"\xff" * 200)
+    with Store.open(folder) as store:
+        assert path.stat().st_ino == inode
+        assert store.durable == 0
+        store.flush_blocking(write(store, put(pod(2))))
+        with Store.open(folder, readonly=True) as reader:
+            assert reader.durable == store.durable == 2
 
 
 def test_a_failed_sync_stops_every_store_until_it_is_opened_again(folder: str) -> None:
@@ -312,6 +446,40 @@ def test_a_failed_sync_that_goes_on_failing_refuses_to_open(folder: str) -> None
         assert store.tables.get(PodRecord, pod(1).id) == pod(1)
 
 
+def test_open_whose_sync_fails_stops_those_who_have_the_store_open(folder: str) -> None:
+    disk = FailingDisk()
+    with Store.open(folder) as store:
+        seq = write(store, put(pod(1)))
+        with open(segment_path(folder, 1), "ab") as file:
+            file.write(b"half a frame")
+        disk.fails = {"sync": errno.EIO}
+        with pytest.raises(StoreFailed):
+            Store.open(folder, disk=disk)
+        with pytest.raises(StoreFailed) as caught:
+            store.flush_blocking(seq)
+        assert caught.value.errno == errno.EIO
+    with Store.open(folder) as store:
+        assert store.durable == store.seq == seq
+        assert store.tables.get(PodRecord, pod(1).id) == pod(1)
+
+
+def test_a_snapshot_whose_sync_fails_stops_acknowledgements(folder: str) -> None:
+    disk = FailingDisk()
+    with Store.open(folder, segment_bytes=900, compact_in_background=False, disk=disk) as store:
+        seq = write(store, put(pod(1)))
+        disk.fails = {"sync": errno.EIO}
+        with pytest.raises(StoreFailed):
+            for number in range(2, 50):
+                seq = write(store, put(pod(number)))
+        assert seq > 1 and store.durable == 0
+        disk.fails = {}
+        with pytest.raises(StoreFailed):
+            store.flush_blocking(seq)
+    with Store.open(folder) as store:
+        assert store.durable >= seq
+        assert list_snapshots(folder)
+
+
 def test_open_readonly_without_a_state_is_empty_and_makes_nothing(folder: str) -> None:
     with Store.open(folder, readonly=True) as reader:
         assert content(reader.tables) == {}
@@ -332,38 +500,6 @@ def test_use_after_close_is_refused(folder: str) -> None:
         store.catch_up()
     with pytest.raises(RuntimeClosed):
         write(store, put(pod(1)))
-
-
-def test_open_of_a_newer_schema_is_refused(folder: str) -> None:
-    os.mkdir(folder)
-    header = Header(records.SCHEMA + 1, 1, 0, bytes(16))
-    Path(segment_path(folder, 1)).write_bytes(header.encode())
-    with pytest.raises(Unsupported) as caught:
-        Store.open(folder)
-    assert "newer" in str(caught.value)
-
-
-def test_open_of_an_older_schema_upgrades_every_value(
-    folder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Store.open(folder) as store:
-        write(store, put(MetaRecord(id="boot", value="one")))
-
-    def step(table: int, value: dict[str, str]) -> dict[str, str]:
-        return {**value, "value": value["value"] + "+"}
-
-    newest = records.SCHEMA + 1
-    for module in ("records", "upgrade", "segments", "snapshot", "tables", "wal"):
-        monkeypatch.setattr(f"podrt.store.{module}.SCHEMA", newest)
-    monkeypatch.setattr(upgrade, "STEPS", {newest - 1: step})
-    with Store.open(folder, readonly=True) as reader:
-        assert reader.tables.get(MetaRecord, "boot") == MetaRecord(id="boot", value="one+")
-    with Store.open(folder) as store:
-        assert store.tables.get(MetaRecord, "boot") == MetaRecord(id="boot", value="one+")
-        write(store, put(MetaRecord(id="b", value="two")))
-    with Store.open(folder) as store:
-        assert store.tables.get(MetaRecord, "boot") == MetaRecord(id="boot", value="one+")
-        assert store.tables.get(MetaRecord, "b") == MetaRecord(id="b", value="two")
 
 
 def test_listeners_hear_of_what_others_wrote(store: Store, folder: str) -> None:
