@@ -13,6 +13,8 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest
 STAMPS := $(VENV)/.podrt
+SECONDS ?= 60
+REPLAY ?=
 
 export PATH := $(BIN):$(PATH)
 export PIP_ROOT_USER_ACTION := ignore
@@ -22,7 +24,7 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f \( -name '
 	-o -name '*.bpf' -o -path '*/_native/*.c' \) -not -path '*.egg-info/*')
 NATIVE := $(wildcard src/podrt/_native/*.[ch])
 
-.PHONY: help run test deep system vm bench check fmt build dist clean
+.PHONY: help run test deep fuzz system vm bench check fmt build dist clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +37,9 @@ test: $(STAMPS)/installed $(STAMPS)/test ## unit, contract and system tests, a s
 
 deep: $(STAMPS)/installed $(STAMPS)/test ## the crash, power-loss and fuzz tests at their full counts
 	@$(PYTEST) tests --ignore=tests/vm --deep --timeout=3600
+
+fuzz: $(STAMPS)/installed $(STAMPS)/test ## corrupted files under sanitizers: SECONDS=60 in all, REPLAY=target:seed
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(REPLAY),--replay $(REPLAY),--seconds $(SECONDS))
 
 system: $(STAMPS)/installed $(STAMPS)/test ## only the tests that need the real kernel
 	@$(PYTEST) $(wildcard tests/contract tests/system)
