@@ -24,9 +24,10 @@ from podrt.model.ids import new_id
 from podrt.model.pod import PodConfig
 from podrt.model.resources import Resources
 from podrt.model.states import ContainerState, PodState
+from podrt.model.verbs import Verb
 from podrt.runtime import create
 from podrt.runtime.check import _Checker
-from podrt.runtime.claims import Verb, claim
+from podrt.runtime.claims import claim
 from podrt.runtime.container import Container
 from podrt.runtime.context import Context
 from podrt.runtime.group import _begin_epoch, open_group

@@ -26,7 +26,8 @@ class NewCgroup(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What a cgroup and all below it use. None: the host does not count it, or no limit is set.
 
-    Units: nanoseconds of CPU time since the cgroup was made, bytes, tasks.
+    Units: nanoseconds of CPU time since the cgroup was made, bytes (of memory; read from and
+    written to block devices), tasks.
     """
 
     cpu_ns: int = 0
@@ -36,6 +37,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int | None = None
     pids: int | None = None
     pids_limit: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
 
 class CgroupManager(Protocol):

@@ -24,6 +24,7 @@ STAT_FILES = (
     ("memory", "memory.limit_in_bytes"),
     ("pids", "pids.current"),
     ("pids", "pids.max"),
+    ("blkio", "blkio.throttle.io_service_bytes_recursive"),
 )
 
 LIMIT_FILES = (
@@ -88,8 +89,19 @@ def stats(files: Mapping[str, bytes | int | None]) -> dict[str, int | None]:
         "memory_limit_bytes": _limit(files.get("memory.limit_in_bytes")),
         "pids": whole(files.get("pids.current")),
         "pids_limit": whole(files.get("pids.max")),
+        "read_bytes": _served(files, b"Read"),
+        "written_bytes": _served(files, b"Write"),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _served(files: Mapping[str, bytes | int | None], operation: bytes) -> int | None:
+    """The sum of "8:0 Read 4096" over all devices; None if they are not counted."""
+    text = files.get("blkio.throttle.io_service_bytes_recursive")
+    if not isinstance(text, bytes):
+        return None
+    lines = [line.split() for line in text.split(b"\n")]
+    return sum(int(words[2]) for words in lines if len(words) == 3 and words[1] == operation)
 
 
 def limits(files: Mapping[str, bytes | int | None]) -> dict[str, int | str]:

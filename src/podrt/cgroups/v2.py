@@ -25,6 +25,7 @@ STAT_FILES = (
     ("memory", "memory.max"),
     ("pids", "pids.current"),
     ("pids", "pids.max"),
+    ("io", "io.stat"),
 )
 
 LIMIT_FILES = (
@@ -127,7 +128,18 @@ def stats(files: Mapping[str, bytes | int | None]) -> dict[str, int | None]:
     found["memory_limit_bytes"] = whole(files.get("memory.max"))
     found["pids"] = whole(files.get("pids.current"))
     found["pids_limit"] = whole(files.get("pids.max"))
+    found["read_bytes"] = _served(files, b"rbytes=")
+    found["written_bytes"] = _served(files, b"wbytes=")
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _served(files: Mapping[str, bytes | int | None], key: bytes) -> int | None:
+    """The sum of "8:0 rbytes=4096 wbytes=0 ..." over all devices; None if they are not counted."""
+    text = files.get("io.stat")
+    if not isinstance(text, bytes):
+        return None
+    words = [word for word in text.split() if word.startswith(key)]
+    return sum(int(word.removeprefix(key)) for word in words)
 
 
 def limits(files: Mapping[str, bytes | int | None]) -> dict[str, int | str]:

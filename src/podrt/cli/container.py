@@ -22,7 +22,8 @@ NO_SUCH = 1
 STILL_RUNNING = 2
 
 
-def _container_flags(parser: Parser) -> None:
+def container_flags(parser: Parser) -> None:
+    """The flags that say which containers a verb is for."""
     parser.add_argument("containers", nargs="*", metavar="CONTAINER", help="names or IDs")
     parser.switch("--all", "-a", help="all containers")
     parser.switch("--latest", "-l", help="the newest container")
@@ -30,17 +31,17 @@ def _container_flags(parser: Parser) -> None:
 
 def start_flags(parser: Parser) -> None:
     """Flags of `start`."""
-    _container_flags(parser)
+    container_flags(parser)
 
 
 def start(args: argparse.Namespace, settings: Settings) -> int:
     """Start containers, all at once."""
-    return _each(args, settings, lambda container: container.start())
+    return for_each(args, settings, lambda container: container.start())
 
 
 def stop_flags(parser: Parser) -> None:
     """Flags of `stop`."""
-    _container_flags(parser)
+    container_flags(parser)
     parser.switch("--ignore", "-i", help="pass over containers that do not exist")
     parser.add_argument("--time", "-t", "--timeout", default=None, metavar="SECONDS", help="grace")
 
@@ -48,26 +49,26 @@ def stop_flags(parser: Parser) -> None:
 def stop(args: argparse.Namespace, settings: Settings) -> int:
     """Stop containers, all at once."""
     timeout_s = seconds("--time", args.time)
-    return _each(
+    return for_each(
         args, settings, lambda container: container.stop(timeout_s=timeout_s), ignore=args.ignore
     )
 
 
 def kill_flags(parser: Parser) -> None:
     """Flags of `kill`."""
-    _container_flags(parser)
+    container_flags(parser)
     parser.add_argument("--signal", "-s", default="KILL", help="the signal; KILL")
 
 
 def kill(args: argparse.Namespace, settings: Settings) -> int:
     """Send a signal to containers."""
     number = signals.number(args.signal)
-    return _each(args, settings, lambda container: container.kill(number))
+    return for_each(args, settings, lambda container: container.kill(number))
 
 
 def remove_flags(parser: Parser) -> None:
     """Flags of `rm`."""
-    _container_flags(parser)
+    container_flags(parser)
     parser.switch("--force", "-f", help="stop what runs")
     parser.switch("--ignore", "-i", help="pass over containers that do not exist")
     parser.add_argument("--time", "-t", default=None, metavar="SECONDS", help="grace; needs -f")
@@ -82,7 +83,7 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
     async def verb(runtime: Runtime) -> int:
         code = 0
         is_ignored = args.ignore or args.force
-        named = _chosen(runtime, args, ignore=is_ignored)
+        named = chosen_containers(runtime, args, ignore=is_ignored)
         # Of all of them the newest first: what others need is older than they are.
         for word, container in reversed(named) if args.all else named:
             error = container if isinstance(container, PodrtError) else None
@@ -110,7 +111,7 @@ def _remove_code(error: PodrtError) -> int:
 
 def wait_flags(parser: Parser) -> None:
     """Flags of `wait`."""
-    _container_flags(parser)
+    container_flags(parser)
     parser.switch("--ignore", help="print -1 for containers that do not exist")
 
 
@@ -119,7 +120,7 @@ def wait(args: argparse.Namespace, settings: Settings) -> int:
 
     async def verb(runtime: Runtime) -> int:
         code = 0
-        for _, container in _chosen(runtime, args, ignore=False):
+        for _, container in chosen_containers(runtime, args, ignore=False):
             if isinstance(container, Container):
                 error = await _attempt(_print_code(container))
                 if error is not None:
@@ -142,7 +143,7 @@ async def _print_code(container: Container) -> None:
 Named = Sequence[tuple[str, Container | PodrtError]]
 
 
-def _chosen(runtime: Runtime, args: argparse.Namespace, *, ignore: bool) -> Named:
+def chosen_containers(runtime: Runtime, args: argparse.Namespace, *, ignore: bool) -> Named:
     """The containers that the arguments name, each with its word; NotFound where there is none."""
     if args.all or args.latest:
         if args.containers:
@@ -170,7 +171,7 @@ async def _attempt(verb: Awaitable[None]) -> PodrtError | None:
     return None
 
 
-def _each(
+def for_each(
     args: argparse.Namespace,
     settings: Settings,
     verb: Callable[[Container], Awaitable[None]],
@@ -180,7 +181,7 @@ def _each(
     """Do `verb` to every container at once; print the words of those that are well."""
 
     async def act(runtime: Runtime) -> int:
-        named = _chosen(runtime, args, ignore=ignore)
+        named = chosen_containers(runtime, args, ignore=ignore)
         results: dict[str, PodrtError | None] = {}
 
         async def one(word: str, container: Container | PodrtError) -> None:

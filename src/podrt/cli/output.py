@@ -52,3 +52,40 @@ def rfc3339(at_ns: int) -> str:
     """A time in UTC, as podman's JSON has it."""
     seconds, rest = divmod(at_ns, 10**9)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09d}Z"
+
+
+def duration(ns: int) -> str:
+    """A time span as Go prints one: "1h2m3.5s", "16.754ms", "0s"."""
+    for unit_ns, unit in ((1, "ns"), (1_000, "µs"), (1_000_000, "ms")):
+        if 0 < ns < unit_ns * 1000:
+            return f"{_decimal(ns, unit_ns)}{unit}"
+    minutes, rest_ns = divmod(ns, 60 * 10**9)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{text}{_decimal(rest_ns, 10**9)}s"
+
+
+def _decimal(count: int, unit: int) -> str:
+    """`count` / `unit` (a power of ten) with no digit that says nothing."""
+    whole, rest = divmod(count, unit)
+    digits = f"{rest:0{len(str(unit)) - 1}d}".rstrip("0") if rest else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
+def size_text(count: float, units: Sequence[str], base: int) -> str:
+    """`count` with four digits in the first of `units` that it is below `base` of."""
+    at = 0
+    while count >= base and at < len(units) - 1:
+        count /= base
+        at += 1
+    return f"{count:.4g}{units[at]}"
+
+
+def decimal_size(count: float) -> str:
+    """Bytes by thousands, as podman's tables show them: "237.6kB"."""
+    return size_text(count, ("B", "kB", "MB", "GB", "TB", "PB"), 1000)
+
+
+def binary_size(count: float) -> str:
+    """Bytes by 1,024: "232KiB"."""
+    return size_text(count, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"), 1024)

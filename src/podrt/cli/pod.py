@@ -103,7 +103,8 @@ def parse_share(text: str | None) -> frozenset[str] | None:
     return frozenset(words) - {"none"}
 
 
-def _pods_flags(parser: Parser, verb: str) -> None:
+def pods_flags(parser: Parser, verb: str) -> None:
+    """The flags that say which pods a verb is for."""
     parser.add_argument("pods", nargs="*", metavar="POD", help="names or IDs")
     parser.switch("--all", "-a", help=f"{verb} all pods")
     parser.switch("--latest", "-l", help=f"{verb} the newest pod")
@@ -111,22 +112,22 @@ def _pods_flags(parser: Parser, verb: str) -> None:
 
 def start_flags(parser: Parser) -> None:
     """Flags of `pod start`."""
-    _pods_flags(parser, "start")
+    pods_flags(parser, "start")
 
 
 def start(args: argparse.Namespace, settings: Settings) -> int:
     """Start pods, all at once."""
 
     async def verb(runtime: Runtime) -> int:
-        chosen = _choose(runtime, args)
-        return _report(chosen, await runtime.start_pods(chosen.pods))
+        chosen = choose_pods(runtime, args)
+        return report_pods(chosen, await runtime.start_pods(chosen.pods))
 
     return run(settings, verb)
 
 
 def stop_flags(parser: Parser) -> None:
     """Flags of `pod stop`."""
-    _pods_flags(parser, "stop")
+    pods_flags(parser, "stop")
     parser.add_argument("--time", "-t", "--timeout", default=None, metavar="SECONDS", help="grace")
     parser.switch("--ignore", "-i", help="pass over pods that do not exist")
 
@@ -136,15 +137,15 @@ def stop(args: argparse.Namespace, settings: Settings) -> int:
     timeout_s = seconds("--time", args.time)
 
     async def verb(runtime: Runtime) -> int:
-        chosen = _choose(runtime, args, ignore=args.ignore)
-        return _report(chosen, await runtime.stop_pods(chosen.pods, timeout_s=timeout_s))
+        chosen = choose_pods(runtime, args, ignore=args.ignore)
+        return report_pods(chosen, await runtime.stop_pods(chosen.pods, timeout_s=timeout_s))
 
     return run(settings, verb)
 
 
 def kill_flags(parser: Parser) -> None:
     """Flags of `pod kill`."""
-    _pods_flags(parser, "kill")
+    pods_flags(parser, "kill")
     parser.add_argument("--signal", "-s", default="KILL", help="the signal; KILL")
 
 
@@ -153,15 +154,15 @@ def kill(args: argparse.Namespace, settings: Settings) -> int:
     number = signals.number(args.signal)
 
     async def verb(runtime: Runtime) -> int:
-        chosen = _choose(runtime, args)
-        return _report(chosen, await runtime.kill_pods(chosen.pods, number))
+        chosen = choose_pods(runtime, args)
+        return report_pods(chosen, await runtime.kill_pods(chosen.pods, number))
 
     return run(settings, verb)
 
 
 def remove_flags(parser: Parser) -> None:
     """Flags of `pod rm`."""
-    _pods_flags(parser, "remove")
+    pods_flags(parser, "remove")
     parser.switch("--force", "-f", help="stop what runs")
     parser.switch("--ignore", "-i", help="pass over pods that do not exist")
     parser.add_argument("--time", "-t", default=None, metavar="SECONDS", help="grace; needs -f")
@@ -175,7 +176,7 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
 
     async def verb(runtime: Runtime) -> int:
         try:
-            chosen = _choose(runtime, args, ignore=args.ignore or args.force)
+            chosen = choose_pods(runtime, args, ignore=args.ignore or args.force)
         except NotFound as exc:
             print_error(exc)
             return NO_SUCH
@@ -185,7 +186,7 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
             chosen = chosen.without(
                 pod_id for pod_id, result in results.items() if isinstance(result, Removed)
             )
-        return _report(chosen, results)
+        return report_pods(chosen, results)
 
     return run(settings, verb)
 
@@ -201,14 +202,14 @@ def seconds(flag: str, text: str | None) -> int | None:
 _FOR_EVER = 10**9
 
 
-class _Chosen:
+class ChosenPods:
     """The pods of a command, each with the word it was named by."""
 
     def __init__(self, pods: Sequence[Pod], words: Sequence[str]) -> None:
         self.pods = pods
         self.words = words
 
-    def without(self, ids: Iterable[str]) -> _Chosen:
+    def without(self, ids: Iterable[str]) -> ChosenPods:
         """The others."""
         gone = set(ids)
         kept = [
@@ -216,17 +217,17 @@ class _Chosen:
             for pod, word in zip(self.pods, self.words, strict=True)
             if pod.id not in gone
         ]
-        return _Chosen([pod for pod, _ in kept], [word for _, word in kept])
+        return ChosenPods([pod for pod, _ in kept], [word for _, word in kept])
 
 
-def _choose(runtime: Runtime, args: argparse.Namespace, *, ignore: bool = False) -> _Chosen:
+def choose_pods(runtime: Runtime, args: argparse.Namespace, *, ignore: bool = False) -> ChosenPods:
     """The pods that the arguments name. Raises: NotFound, InvalidConfig."""
     if args.all or args.latest:
         if args.pods:
             raise InvalidConfig("", "--all or --latest and arguments cannot be used together")
         pods = runtime.pods()
         pods = pods if args.all else pods[-1:]
-        return _Chosen(pods, [pod.id for pod in pods])
+        return ChosenPods(pods, [pod.id for pod in pods])
     if not args.pods:
         raise InvalidConfig("", "you must provide at least one name or id")
     pods, words = [], []
@@ -240,10 +241,10 @@ def _choose(runtime: Runtime, args: argparse.Namespace, *, ignore: bool = False)
         if pod.id not in [known.id for known in pods]:
             pods.append(pod)
             words.append(word)
-    return _Chosen(pods, words)
+    return ChosenPods(pods, words)
 
 
-def _report(chosen: _Chosen, results: Results) -> int:
+def report_pods(chosen: ChosenPods, results: Results) -> int:
     """Print the words of the pods that are well, a line for each failure; the exit code."""
     code = 0
     for pod, word in zip(chosen.pods, chosen.words, strict=True):

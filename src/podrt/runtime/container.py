@@ -10,7 +10,7 @@ from podrt.errors import EngineFailed, MonitorGone, Removed
 from podrt.model.states import ALIVE, ContainerState, Facts
 from podrt.store.records import ContainerRecord
 
-from . import start, stop, teardown
+from . import pause, restart, start, stop, teardown
 from .context import Context
 from .group import open_group
 from .logs import LogLine, LogReader
@@ -60,6 +60,21 @@ class Container:
         """Send a signal. Raises: InvalidState when it does not run."""
         self.record()
         await stop.kill_container(self._ctx, self.id, number)
+
+    async def restart(self, *, timeout_s: int | None = None) -> None:
+        """Stop it and start it again; one that does not run is started. Raises: InvalidState."""
+        self.record()
+        await restart.restart_container(self._ctx, self.id, timeout_s=timeout_s)
+
+    async def pause(self) -> None:
+        """Freeze it. Raises: InvalidState when it does not run."""
+        self.record()
+        await pause.pause_container(self._ctx, self.id)
+
+    async def unpause(self) -> None:
+        """Thaw it. Raises: InvalidState when it is not paused."""
+        self.record()
+        await pause.unpause_container(self._ctx, self.id)
 
     async def remove(self, *, force: bool = False, timeout_s: int | None = None) -> None:
         """Remove it. Raises: InvalidState while it runs, InUse naming its dependents."""

@@ -8,7 +8,7 @@ from podrt.errors import Removed
 from podrt.model.states import ContainerState, PodState
 from podrt.store.records import ContainerRecord, PodRecord
 
-from . import start, stop, teardown
+from . import pause, restart, start, stop, teardown
 from .container import Container
 from .context import Context
 from .walk import Outcomes
@@ -76,6 +76,27 @@ class Pod:
         self.record()
         outcomes = await stop.kill_pod(self._ctx, self.id, number)
         start.raise_failures("kill", outcomes)
+        return outcomes
+
+    async def restart(self, *, timeout_s: int | None = None) -> Outcomes:
+        """Stop every container and start it again, in order. Raises: WalkFailed."""
+        self.record()
+        outcomes = await restart.restart_pod(self._ctx, self.id, timeout_s=timeout_s)
+        start.raise_failures("restart", outcomes)
+        return outcomes
+
+    async def pause(self) -> Outcomes:
+        """Freeze every running container. Raises: WalkFailed."""
+        self.record()
+        outcomes = await pause.pause_pod(self._ctx, self.id)
+        start.raise_failures("pause", outcomes)
+        return outcomes
+
+    async def unpause(self) -> Outcomes:
+        """Thaw every paused container. Raises: WalkFailed."""
+        self.record()
+        outcomes = await pause.unpause_pod(self._ctx, self.id)
+        start.raise_failures("unpause", outcomes)
         return outcomes
 
     async def remove(

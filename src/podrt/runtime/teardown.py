@@ -270,11 +270,19 @@ async def end_process(
     if record.config.is_infra:
         return
     facts = ctx.view.facts(record)
-    if facts.phase in _ONLY_KILLED:
+    if facts.phase in _ONLY_KILLED or (facts.phase in LIVE_PHASES and _is_frozen(ctx, record)):
         await kill_frozen(ctx, monitor, record, facts.run)
         await kill_process(monitor, record, facts.run)
     elif facts.phase in LIVE_PHASES:
         await stop_process(monitor, record, facts.run, timeout_s)
+
+
+def _is_frozen(ctx: Context, record: ContainerRecord) -> bool:
+    """What the kernel says: who froze it, or began to end it frozen, may have been killed."""
+    try:
+        return bool(record.cgroup_path) and ctx.cgroups.is_frozen(record.cgroup_path)
+    except (OSError, PodrtError):
+        return False
 
 
 def give_up(ctx: Context, record: ContainerRecord) -> None:
