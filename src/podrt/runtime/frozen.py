@@ -10,12 +10,12 @@ import signal
 
 from podrt.engines.monitor import Monitor
 from podrt.engines.wire import Kind
-from podrt.errors import EngineFailed
+from podrt.errors import EngineFailed, PodrtError
 from podrt.model.states import Phase
 from podrt.store.records import ContainerRecord, PodRecord
 
 from .context import Context
-from .processes import raise_unless_gone
+from .processes import raise_unless_gone, stop_process
 
 
 async def share_out(ctx: Context, monitor: Monitor, pod: PodRecord, *, but: str = "") -> None:
@@ -51,14 +51,28 @@ async def thaw_member(ctx: Context, monitor: Monitor, record: ContainerRecord) -
     ctx.cgroups.thaw(record.cgroup_path)
 
 
+def is_frozen(ctx: Context, record: ContainerRecord) -> bool:
+    """What the kernel says: who froze it, or began to end it frozen, may have been killed."""
+    try:
+        return bool(record.cgroup_path) and ctx.cgroups.is_frozen(record.cgroup_path)
+    except (OSError, PodrtError):
+        return False
+
+
+async def stop_running(
+    ctx: Context, monitor: Monitor, record: ContainerRecord, timeout_s: int | None
+) -> None:
+    """Stop a process that is said to run; should it be frozen all the same, it is thawed first."""
+    if is_frozen(ctx, record):
+        await thaw_member(ctx, monitor, record)
+    await stop_process(monitor, record, ctx.view.facts(record).run, timeout_s)
+
+
 async def thaw_if_killed(
     ctx: Context, monitor: Monitor, record: ContainerRecord, number: int
 ) -> None:
     """After a signal: a SIGKILL stays pending below a frozen v1 cgroup until it is thawed."""
-    if number != signal.SIGKILL:
-        return
-    ctx.view.refresh()
-    if ctx.view.facts(record).phase is Phase.PAUSED:
+    if number == signal.SIGKILL and is_frozen(ctx, record):
         await thaw_member(ctx, monitor, record)
 
 

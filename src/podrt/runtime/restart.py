@@ -15,10 +15,10 @@ from podrt.store.records import ContainerRecord
 
 from .claims import claim
 from .context import Context
+from .frozen import stop_running
 from .graph import Graph, check_graph
 from .group import open_group
 from .order import member_graph
-from .processes import stop_process
 from .start import Starter, load_pod, load_startable, names_of
 from .stop import clean_up, stop_members, wish_stopped
 from .teardown import parent_of
@@ -141,7 +141,7 @@ async def restart_container(
             starter.check_dependencies(record, what)
             if ctx.view.has_process(record):
                 wish_stopped(ctx, group_id, [record])
-                await stop_process(monitor, record, ctx.view.facts(record).run, timeout_s)
+                await stop_running(ctx, monitor, record, timeout_s)
             for error in clean_up(ctx, group_id, [record]).values():
                 raise error
             await starter.run_one(record)

@@ -22,11 +22,11 @@ from podrt.store.records import ContainerRecord, PodRecord
 
 from .claims import claim
 from .context import Context
-from .frozen import thaw_if_killed
+from .frozen import stop_running, thaw_if_killed
 from .graph import build_graph
 from .group import fold, open_group
 from .order import member_graph
-from .processes import raise_unless_gone, stop_process
+from .processes import raise_unless_gone
 from .teardown import parent_of
 from .walk import Outcomes, walk
 
@@ -76,7 +76,7 @@ async def stop_members(
     graph = member_graph(members).restricted(by_id).reversed()
 
     async def act(node: str) -> None:
-        await stop_process(monitor, by_id[node], ctx.view.facts(by_id[node]).run, timeout_s)
+        await stop_running(ctx, monitor, by_id[node], timeout_s)
 
     outcomes = await walk(graph, act, limiter=trio.CapacityLimiter(_UNLIMITED), on_failed_need=None)
     _add_clean_up(outcomes, clean_up(ctx, pod.id, members))
@@ -159,7 +159,7 @@ async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | No
         if ctx.view.has_process(record):
             wish_stopped(ctx, group_id, [record])
             async with open_group(ctx, group_id, parent_of(ctx, record)) as monitor:
-                await stop_process(monitor, record, ctx.view.facts(record).run, timeout_s)
+                await stop_running(ctx, monitor, record, timeout_s)
         errors = clean_up(ctx, group_id, [record])
         if record.id in errors:
             raise errors[record.id]

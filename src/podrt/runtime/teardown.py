@@ -36,7 +36,7 @@ from podrt.store.tables import Tables
 
 from .claims import claim
 from .context import Context, finishing
-from .frozen import kill_frozen
+from .frozen import is_frozen, kill_frozen
 from .group import fold, open_group, wait_monitor_ended
 from .order import member_graph
 from .processes import kill_process, stop_process
@@ -270,19 +270,11 @@ async def end_process(
     if record.config.is_infra:
         return
     facts = ctx.view.facts(record)
-    if facts.phase in _ONLY_KILLED or (facts.phase in LIVE_PHASES and _is_frozen(ctx, record)):
+    if facts.phase in _ONLY_KILLED or (facts.phase in LIVE_PHASES and is_frozen(ctx, record)):
         await kill_frozen(ctx, monitor, record, facts.run)
         await kill_process(monitor, record, facts.run)
     elif facts.phase in LIVE_PHASES:
         await stop_process(monitor, record, facts.run, timeout_s)
-
-
-def _is_frozen(ctx: Context, record: ContainerRecord) -> bool:
-    """What the kernel says: who froze it, or began to end it frozen, may have been killed."""
-    try:
-        return bool(record.cgroup_path) and ctx.cgroups.is_frozen(record.cgroup_path)
-    except (OSError, PodrtError):
-        return False
 
 
 def give_up(ctx: Context, record: ContainerRecord) -> None:
