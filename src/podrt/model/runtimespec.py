@@ -15,6 +15,8 @@ import msgspec
 from podrt.errors import InvalidConfig
 
 OCI_VERSION = "1.2.0"
+NO_NUMBER = -1
+"""The major or minor number of a device that has none."""
 
 
 def _always(value: Any) -> Any:
@@ -94,6 +96,7 @@ class Process(Value, frozen=True, kw_only=True):
     console_size: Box | None = None
     user: User = _always(User())
     args: tuple[str, ...] = ()
+    command_line: str = ""
     env: tuple[str, ...] = ()
     cwd: str = _always("/")
     capabilities: Capabilities | None = None
@@ -172,8 +175,8 @@ class Device(Value, frozen=True, kw_only=True):
 
     type: str
     path: str
-    major: int = 0
-    minor: int = 0
+    major: int = NO_NUMBER
+    minor: int = NO_NUMBER
     file_mode: int | None = None
     uid: int | None = None
     gid: int | None = None
@@ -298,6 +301,9 @@ class Resources(Value, frozen=True, kw_only=True):
     unified: Mapping[str, str] = {}
 
 
+NOTIFY = "SCMP_ACT_NOTIFY"
+
+
 class SeccompArg(Value, frozen=True, kw_only=True):
     """A condition on a system call's argument; both values are unsigned 64 bit."""
 
@@ -326,6 +332,11 @@ class Seccomp(Value, frozen=True, kw_only=True):
     listener_path: str = ""
     listener_metadata: str = ""
     syscalls: tuple[SeccompRule, ...] = ()
+
+    @property
+    def notifies(self) -> bool:
+        """Whether a rule hands the decision to somebody who listens."""
+        return any(rule.action == NOTIFY for rule in self.syscalls)
 
 
 class IntelRdt(Value, frozen=True, kw_only=True):
@@ -395,6 +406,7 @@ class Spec(Value, frozen=True, kw_only=True):
     hooks: Hooks | None = None
     annotations: Mapping[str, str] = {}
     linux: Linux | None = None
+    vm: Mapping[str, Any] | None = None
 
 
 _encoder = msgspec.json.Encoder()
