@@ -97,7 +97,7 @@ def execute(argv: Sequence[str], env: Sequence[str] = ("PATH=/bin",)) -> bytes:
 
 def plan_of(ops: Sequence[bytes], flags: int = DEFAULT_FLAGS) -> bytes:
     body = b"".join(ops)
-    return struct.pack("=8s6I", b"podrtpl1", 1, 32 + len(body), len(ops), flags, 0, 0) + body
+    return struct.pack("=8s6I", b"podrtpl1", 2, 32 + len(body), len(ops), flags, 0, 0) + body
 
 
 STANDARD_MOUNTS = (

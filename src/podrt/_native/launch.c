@@ -1,7 +1,5 @@
-/* Making the child: the monitor's side of a start. */
+/* Making the child: the side of the monitor, or of `podrt-monitor launch`. */
 #include "launch.h"
-
-#include <linux/futex.h>
 
 /* Wakes the child only if it sleeps already: mostly it is still at work and just goes on. */
 void launch_go(struct slot *slot)
@@ -10,24 +8,143 @@ void launch_go(struct slot *slot)
 		syscall(SYS_futex, &slot->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
+int launch_fail(struct launch *launch, uint32_t stage, int error, const char *detail)
+{
+	launch->failure = (struct report){.stage = stage, .error = -error};
+	snprintf(launch->failure.detail, sizeof(launch->failure.detail), "%s",
+		 detail ? detail : "");
+	return error;
+}
+
+void launch_clean(struct launch *launch)
+{
+	plan_free(&launch->plan);
+	close_fd(&launch->cgroup);
+	for (int i = 0; i < 2; i++) {
+		close_fd(&launch->out[i]);
+		close_fd(&launch->err[i]);
+		close_fd(&launch->report[i]);
+	}
+}
+
+/* The number outside of `id` inside; one that is not mapped stays. */
+static uint32_t map_id(const char *map, uint32_t id)
+{
+	unsigned inner, outer, count;
+
+	for (; map && sscanf(map, "%u %u %u", &inner, &outer, &count) == 3; map++) {
+		if (id >= inner && id - inner < count)
+			return outer + (id - inner);
+		map = strchr(map, '\n');
+		if (!map)
+			break;
+	}
+	return id;
+}
+
+int launch_pipes(struct launch *launch)
+{
+	const int flags = O_CLOEXEC | O_NONBLOCK;
+	uint32_t owner = map_id(launch->plan.uid_map, launch->plan.uid);
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, launch->report))
+		return -errno;
+	if (!launch->plan.log_path)
+		return 0;
+	TRY(checked(pipe2(launch->out, flags)));
+	TRY(checked(pipe2(launch->err, flags)));
+	if (owner == 0)
+		return 0;
+	/* Its own output is the user's: /dev/stdout is opened again by many programs. */
+	TRY(checked(fchown(launch->out[1], owner, (gid_t)-1)));
+	return checked(fchown(launch->err[1], owner, (gid_t)-1));
+}
+
+static int write_maps(pid_t pid, const char *uid_map, const char *gid_map, bool denies_setgroups)
+{
+	const char *const texts[] = {denies_setgroups ? "deny" : "", uid_map, gid_map};
+	const char *const names[] = {"setgroups", "uid_map", "gid_map"};
+	char path[48];
+
+	for (int i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, names[i]);
+		if (*texts[i])
+			TRY(write_file(path, texts[i]));
+	}
+	return 0;
+}
+
+/* A process that only waits to be killed, in new namespaces: they are opened through /proc. */
+pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map, bool denies_setgroups)
+{
+	struct k_clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
+	pid_t pid = k_clone3(&args);
+	int result;
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+		while (true)
+			pause();
+	}
+	TRY(pid);
+	result = write_maps(pid, uid_map, gid_map, denies_setgroups);
+	if (result < 0)
+		end_idle(pid);
+	return result < 0 ? result : pid;
+}
+
+void end_idle(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/* What the child could not open itself: the host's files, from a user namespace; and what needs
+ * a user namespace, whose maps only its parent can write. */
+static bool is_early(const struct plan *plan, const struct op *op)
+{
+	if (!op_kinds[op->code].source || op->code == OP_MOUNT)
+		return false;
+	return plan->is_foreign || op->code == OP_IDMAP_BIND ||
+	       ((op->code == OP_ROOT_OVERLAY || op->code == OP_ROOT_BIND) &&
+		op->flags & FLAG_MAPPED);
+}
+
+static int open_sources(struct launch *launch)
+{
+	struct child child = child_of(launch);
+	struct reader ops = plan_ops(&launch->plan);
+	struct op op = {0};
+
+	while (next_op(&ops, &op)) {
+		int tree = is_early(&launch->plan, &op) ? op_kinds[op.code].source(&child, &op) : 0;
+
+		if (tree < 0)
+			return launch_fail(launch, op.code, tree, child.detail);
+		if (tree > 0)
+			launch->plan.trees[op.number] = tree;
+	}
+	return 0;
+}
+
 /* A process enters the cgroup namespace of its cgroup, not of its parent's: when it is moved,
- * or born elsewhere, it unshares afterwards. */
+ * or born elsewhere, it unshares afterwards. A new time namespace is for the next clone. */
 static uint64_t clone_flags(const struct launch *launch)
 {
-	uint64_t flags = launch->plan.clone_flags;
+	uint64_t flags = launch->plan.clone_flags & ~(uint64_t)CLONE_NEWTIME;
 
 	if (launch->joins || launch->unified)
 		flags &= ~(uint64_t)CLONE_NEWCGROUP;
-	if (launch->lean)
-		flags |= CLONE_FILES;
-	return flags;
+	return flags | (launch->lean ? CLONE_FILES : 0) |
+	       (launch->plan.by_helper ? CLONE_PARENT : 0);
 }
 
 static pid_t clone_child(struct launch *launch)
 {
-	struct k_clone_args args = {.flags = clone_flags(launch), .exit_signal = SIGCHLD};
+	struct k_clone_args args = {.flags = clone_flags(launch)};
 	pid_t pid;
 
+	args.exit_signal = args.flags & CLONE_PARENT ? 0 : SIGCHLD;
 	if (launch->unified) {
 		args.flags |= K_CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)launch->cgroup;
@@ -42,18 +159,75 @@ static pid_t clone_child(struct launch *launch)
 	return k_clone3(&args);
 }
 
-/* setns to a pid namespace counts for the children made afterwards. */
-static int enter_pid_ns(const char *path, int *back)
+/* Offsets must be written before the first process is in. Source: time_namespaces(7). */
+static int make_timens(struct child *child)
 {
-	cleanup_fd int there = -1;
+	struct reader ops = plan_ops(child->plan);
+	struct op op = {0};
+	char text[80];
 
-	if (!path)
-		return 0;
-	*back = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
-	there = open(path, O_RDONLY | O_CLOEXEC);
-	if (*back < 0 || there < 0)
-		return -errno;
-	return setns(there, CLONE_NEWPID) < 0 ? -errno : 0;
+	child->detail = "time namespace";
+	TRY(checked(unshare(CLONE_NEWTIME)));
+	while (next_op(&ops, &op)) {
+		if (op.code != OP_TIMENS)
+			continue;
+		snprintf(text, sizeof(text), "%u %lld %u\n", op.f[0].u, (long long)op.f[1].q,
+			 op.f[2].u);
+		TRY(write_file("/proc/self/timens_offsets", text));
+	}
+	return 0;
+}
+
+/* Some namespaces are only entered by the processes made afterwards, and from a user namespace
+ * there is no way back: a process between us makes a sibling of its own. */
+static _Noreturn void help(struct launch *launch)
+{
+	struct child child = child_of(launch);
+	struct reader ops = plan_ops(&launch->plan);
+	struct op op = {0};
+
+	while (next_op(&ops, &op)) {
+		const bool enters =
+		    op.code == OP_SETNS && !(op.f[0].u & (CLONE_NEWNS | CLONE_NEWCGROUP));
+		int result = enters ? child_enter(&child, &op) : 0;
+
+		if (result < 0)
+			child_die(&child, OP_SETNS, result);
+	}
+	if (launch->plan.clone_flags & CLONE_NEWTIME) {
+		int result = make_timens(&child);
+
+		if (result < 0)
+			child_die(&child, OP_TIMENS, result);
+	}
+	launch->slot->pid = clone_child(launch);
+	if (launch->slot->pid == 0)
+		child_main(launch);
+	/* The next one will be told by the child whether it must join. */
+	_exit(launch->joins);
+}
+
+static pid_t clone_by_helper(struct launch *launch)
+{
+	struct k_clone_args args = {.exit_signal = SIGCHLD};
+	pid_t helper = k_clone3(&args);
+	struct report report;
+	bool is_cut;
+	int status = 0;
+
+	if (helper == 0)
+		help(launch);
+	TRY(helper);
+	waitpid(helper, &status, 0);
+	if (launch->slot->pid != 0) {
+		launch->joins = WEXITSTATUS(status);
+		launch->unified = !launch->joins && launch->unified;
+		return launch->slot->pid;
+	}
+	if (receive_message(launch->report[0], &report, sizeof(report), NULL, &is_cut) !=
+	    sizeof(report))
+		return -EIO;
+	return launch_fail(launch, report.stage, -report.error, report.detail);
 }
 
 /* The kernel stamps the child during the call: when both clocks around it show the same tick,
@@ -70,20 +244,45 @@ static void note_start(struct launch *launch, uint64_t before_ns)
 
 int launch_clone(struct launch *launch)
 {
-	cleanup_fd int back = -1;
 	uint64_t before_ns;
-	int result = enter_pid_ns(launch->plan.pid_ns, &back);
 
-	if (result < 0)
-		return result;
+	TRY(open_sources(launch));
 	before_ns = clock_ns(CLOCK_BOOTTIME);
-	launch->pid = clone_child(launch);
+	launch->pid = launch->plan.by_helper ? clone_by_helper(launch) : clone_child(launch);
 	if (launch->pid == 0)
 		child_main(launch);
 	if (launch->pid > 0)
 		note_start(launch, before_ns);
-	/* A way back that was open cannot be refused. */
-	if (launch->plan.pid_ns)
-		setns(back, CLONE_NEWPID);
+	else if (!launch->failure.error)
+		launch_fail(launch, STAGE_CLONE, launch->pid, NULL);
 	return launch->pid < 0 ? launch->pid : 0;
+}
+
+/* What only the parent may do for the child, before it goes on: cgroups, maps, OOM score. */
+int launch_settle(struct launch *launch)
+{
+	const struct plan *plan = &launch->plan;
+	const char *end = launch->dirs + launch->dirs_bytes;
+	char path[PATH_ROOM], text[16];
+	int result = 0;
+
+	snprintf(text, sizeof(text), "%d", (int)launch->pid);
+	for (const char *at = launch->dirs; launch->joins && at < end; at += strlen(at) + 1) {
+		int n = snprintf(path, sizeof(path), "%s/cgroup.procs", at);
+
+		result = n < (int)sizeof(path) ? write_file(path, text) : -ENAMETOOLONG;
+		if (result < 0)
+			return launch_fail(launch, STAGE_CGROUP, result, at);
+	}
+	if (plan->clone_flags & CLONE_NEWUSER)
+		result =
+		    write_maps(launch->pid, plan->uid_map, plan->gid_map, plan->denies_setgroups);
+	if (result < 0)
+		return launch_fail(launch, OP_IDMAP, result, plan->uid_map);
+	if (plan_has(plan, OP_OOM_SCORE)) {
+		snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)launch->pid);
+		snprintf(text, sizeof(text), "%d", (int)plan->oom_score);
+		result = write_file(path, text);
+	}
+	return result < 0 ? launch_fail(launch, OP_OOM_SCORE, result, "oom_score_adj") : 0;
 }

@@ -13,8 +13,8 @@ int log_open(struct log *log, const char *path, uint64_t max_bytes)
 	cleanup_fd int fd = open(path, LOG_FLAGS | O_NONBLOCK, 0600);
 	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
+	TRY(checked(fd));
+	TRY(checked(fstat(fd, &st)));
 	if (!S_ISREG(st.st_mode))
 		return -EINVAL;
 	log->path = strdup(path);
@@ -39,9 +39,8 @@ static void rotate(struct log *log)
 	char old[PATH_ROOM];
 	int fd;
 
-	if (snprintf(old, sizeof(old), "%s.1", log->path) >= (int)sizeof(old))
-		return;
-	if (rename(log->path, old) < 0)
+	if (snprintf(old, sizeof(old), "%s.1", log->path) >= (int)sizeof(old) ||
+	    rename(log->path, old) < 0)
 		return;
 	fd = open(log->path, LOG_FLAGS, 0600);
 	if (fd < 0)

@@ -5,7 +5,6 @@
  * journal, 6 the group's run directory. It ends when nothing is left to watch. */
 #include "monitor.h"
 
-#include <sys/mman.h>
 #include <sys/signalfd.h>
 
 enum inherited { FD_LOCK = 3, FD_LISTEN = 4, FD_JOURNAL = 5, FD_RUN_DIR = 6, FD_FIRST_FREE = 7 };
@@ -24,7 +23,7 @@ int watch(struct monitor *m, struct source *source, uint32_t events)
 {
 	struct epoll_event event = {.events = events, .data.ptr = source};
 
-	return epoll_ctl(m->epoll, EPOLL_CTL_ADD, source->fd, &event) < 0 ? -errno : 0;
+	return checked(epoll_ctl(m->epoll, EPOLL_CTL_ADD, source->fd, &event));
 }
 
 /* Taken out before it is closed: a child that was cloned meanwhile has a copy of the
@@ -88,34 +87,27 @@ static int set_signals(struct monitor *m)
 	sigaddset(&child, SIGCHLD);
 	m->signals = (struct source){.on_event = handle_signals};
 	m->signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-	return m->signals.fd < 0 ? -errno : 0;
+	return checked(m->signals.fd);
 }
 
 static int become_monitor(char *const *cgroups)
 {
 	char path[PATH_ROOM];
 
-	if (setsid() < 0)
-		return -errno;
+	TRY(checked(setsid()));
 	for (; *cgroups; cgroups++) {
 		int n = snprintf(path, sizeof(path), "%s/cgroup.procs", *cgroups);
-		int result = n < (int)sizeof(path) ? write_file(path, "0") : -ENAMETOOLONG;
 
-		if (result < 0)
-			return result;
+		TRY(n < (int)sizeof(path) ? write_file(path, "0") : -ENAMETOOLONG);
 	}
-	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ||
-	    prctl(PR_SET_NAME, "podrt-monitor", 0, 0, 0) < 0)
-		return -errno;
-	if (k_close_range(FD_FIRST_FREE, 0) < 0)
-		return -errno;
+	TRY(checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)));
+	TRY(checked(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)));
+	TRY(checked(prctl(PR_SET_NAME, "podrt-monitor", 0, 0, 0)));
+	TRY(k_close_range(FD_FIRST_FREE, 0));
 	for (int fd = FD_LOCK; fd < FD_FIRST_FREE; fd++)
-		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
-			return -errno;
-	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) < 0)
-		return -errno;
-	return 0;
+		TRY(checked(fcntl(fd, F_SETFD, FD_CLOEXEC)));
+	TRY(checked(unshare(CLONE_NEWNS)));
+	return checked(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL));
 }
 
 /* Many containers mean many pipes; the children get the limit back that we came with. */
@@ -123,11 +115,10 @@ static int raise_limits(struct monitor *m)
 {
 	struct rlimit most;
 
-	if (getrlimit(RLIMIT_NOFILE, &m->files) < 0)
-		return -errno;
+	TRY(checked(getrlimit(RLIMIT_NOFILE, &m->files)));
 	most = m->files;
 	most.rlim_cur = most.rlim_max;
-	return setrlimit(RLIMIT_NOFILE, &most) < 0 ? -errno : 0;
+	return checked(setrlimit(RLIMIT_NOFILE, &most));
 }
 
 static int find_run_dir(struct monitor *m)
@@ -146,11 +137,9 @@ static int find_run_dir(struct monitor *m)
 static int open_parts(struct monitor *m)
 {
 	const int both = PROT_READ | PROT_WRITE;
-	int result;
 
 	m->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (m->epoll < 0)
-		return -errno;
+	TRY(checked(m->epoll));
 	m->slots = mmap(NULL, SLOTS * sizeof(struct slot), both, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (m->slots == MAP_FAILED)
 		return -errno;
@@ -160,23 +149,19 @@ static int open_parts(struct monitor *m)
 	m->started_ms = now_ms();
 	for (int i = 0; i < HELD_KINDS; i++)
 		m->held[i].fd = -1;
-	result = start_ticks(getpid(), &m->ticks);
-	if (result == 0)
-		result = fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK) < 0 ? -errno : 0;
-	if (result == 0)
-		result = journal_open(&m->journal, FD_JOURNAL);
-	if (result == 0)
-		result = set_signals(m);
-	if (result == 0)
-		result = watch(m, &m->listen, EPOLLIN);
-	return result < 0 ? result : watch(m, &m->signals, EPOLLIN);
+	TRY(start_ticks(getpid(), &m->ticks));
+	TRY(checked(fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK)));
+	TRY(journal_open(&m->journal, FD_JOURNAL));
+	TRY(set_signals(m));
+	TRY(watch(m, &m->listen, EPOLLIN));
+	return watch(m, &m->signals, EPOLLIN);
 }
 
 static int journal_self(struct monitor *m, enum record_kind kind)
 {
-	struct journal_record record = {.kind = (uint16_t)kind, .pid = getpid()};
+	struct journal_record record = record_for(m->id, kind);
 
-	memcpy(record.id, m->id, ID_BYTES);
+	record.pid = getpid();
 	record.start_ticks = m->ticks;
 	return journal_append(&m->journal, record);
 }
@@ -245,34 +230,31 @@ static void serve(struct monitor *m)
 static int run(const char *id, char *const *cgroups)
 {
 	cleanup_mem struct monitor *m = calloc(1, sizeof(*m));
-	int result = m ? parse_id(id, m->id) : -ENOMEM;
 
-	if (result == 0)
-		result = become_monitor(cgroups);
-	if (result == 0)
-		result = raise_limits(m);
-	if (result == 0)
-		result = open_parts(m);
-	if (result == 0)
-		result = find_run_dir(m);
-	if (result == 0)
-		result = journal_self(m, REC_MONITOR_UP);
-	if (result < 0)
-		return result;
+	if (!m)
+		return -ENOMEM;
+	TRY(parse_id(id, m->id));
+	TRY(become_monitor(cgroups));
+	TRY(raise_limits(m));
+	TRY(open_parts(m));
+	TRY(find_run_dir(m));
+	TRY(journal_self(m, REC_MONITOR_UP));
 	spaces_unlink(m, false);
 	serve(m);
-	result = journal_self(m, REC_MONITOR_DOWN);
-	table_free(&m->table);
-	free(m->shm_path);
-	return result;
+	return journal_self(m, REC_MONITOR_DOWN);
 }
 
 int main(int argc, char **argv)
 {
 	pid_t pid;
 
+	if (argc >= 5 && strcmp(argv[1], "launch") == 0)
+		return launch_main(argv + 2);
 	if (argc < 2) {
-		fputs("usage: podrt-monitor GROUP-ID [CGROUP-DIRECTORY ...]\n", stderr);
+		fputs(
+		    "usage: podrt-monitor GROUP-ID [CGROUP-DIRECTORY ...]\n"
+		    "       podrt-monitor launch PLAN-FD SYNC-FD START-FD [CGROUP-DIRECTORY ...]\n",
+		    stderr);
 		return 2;
 	}
 	/* Whoever starts us can reap this process at once; the monitor is nobody's child. */

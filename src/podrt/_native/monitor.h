@@ -94,19 +94,15 @@ struct request {
 	int fd;
 };
 
-struct reply {
-	struct wire_head head;
-	const void *body;
-	size_t body_bytes;
-};
-
 listener client_accept;
-void reply_to(struct monitor *m, struct asker asker, struct reply reply);
-void reply_ok(struct monitor *m, const struct request *request);
+void reply(struct monitor *m, struct asker asker, struct wire_head head, const void *body,
+	   size_t body_bytes);
+void reply_ok(struct monitor *m, const struct request *request, const void *body,
+	      size_t body_bytes);
 void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
 		  const char *text);
 
-/* ---- table.c, states.c ---- */
+/* ---- states.c ---- */
 enum state {
 	STATE_IDLE,     /* known, no process; its last start failed or there was none */
 	STATE_STARTING, /* sets itself up */
@@ -139,12 +135,6 @@ struct waiter {
 	bool is_stop;
 };
 
-struct failure {
-	int error;
-	uint32_t stage;
-	char *text;
-};
-
 struct container {
 	struct grave grave;
 	struct container *next_by_id;
@@ -162,7 +152,7 @@ struct container {
 	struct log log;
 	struct slot *slot;
 	struct asker starter;
-	struct failure failure;
+	struct report failure;
 	struct waiter *waiters;
 	char *memory_dir;
 	int64_t kill_at_ms; /* 0: none */
@@ -213,7 +203,6 @@ struct container *table_find_pid(const struct table *table, pid_t pid);
 struct container *table_add(struct table *table, const uint8_t *id);
 void table_set_pid(struct table *table, struct container *c, pid_t pid);
 void table_remove(struct table *table, struct container *c);
-void table_free(struct table *table);
 
 int watch(struct monitor *m, struct source *source, uint32_t events);
 void unwatch(struct monitor *m, struct source *source);
@@ -223,23 +212,24 @@ _Noreturn void give_up(struct monitor *m);
 
 /* Fields of a record that the container knows; callers add what is special. */
 struct journal_record record_of(const struct container *c, enum record_kind kind);
+struct journal_record record_for(const uint8_t *id, enum record_kind kind);
 
 void answer_about(struct monitor *m, const struct container *c, struct asker asker,
 		  struct wire_head head);
 void answer_started(struct monitor *m, struct container *c, uint16_t type);
+void process_begins(struct container *c, const struct request *request);
 
 /* What an event does in a state; `data` is the request, report or ending that it came with. */
 typedef int handler(struct monitor *m, struct container *c, const void *data);
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data);
-void handle_request(struct monitor *m, struct request *request);
 void kill_overdue(struct monitor *m);
 int64_t next_kill_ms(const struct monitor *m);
 int signal_container(const struct container *c, int sig);
 
 /* ---- starts.c ---- */
-handler start_container;
+handler start_container, end_early;
 listener read_report;
-void fail_start(struct container *c, int error, uint32_t stage, const char *text);
+void fail_start(struct container *c, const struct report *failure);
 void close_report(struct monitor *m, struct container *c);
 void finish_failed_start(struct monitor *m, struct container *c);
 
@@ -254,11 +244,10 @@ void answer_waiters(struct monitor *m, struct container *c);
 int add_waiter(struct container *c, struct asker asker, bool is_stop);
 char *find_memory_dir(const char *dirs, uint32_t bytes);
 
-/* ---- adopt.c ---- */
 handler adopt_container;
 listener pidfd_event;
 
 /* ---- spaces.c ---- */
-int spaces_setup(struct monitor *m, const struct request *request);
-int spaces_release(struct monitor *m, const struct request *request);
+int spaces_setup(struct monitor *m, const struct request *request, int kind);
+int spaces_release(struct monitor *m, const struct request *request, int kind);
 void spaces_unlink(const struct monitor *m, bool with_marks);

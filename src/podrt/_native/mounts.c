@@ -1,7 +1,13 @@
-/* Mounts, masks and read-only paths of a container, all made and placed by descriptor. */
+/* The root of a container and its mounts, masks and read-only paths: made as detached mounts,
+ * placed by descriptor. */
 #include "launch.h"
 
-#include <sys/sysmacros.h>
+#define PROPAGATIONS ((uint32_t)(MS_SHARED | MS_SLAVE | MS_PRIVATE | MS_UNBINDABLE))
+/* A directory of the host that nobody needs: the new root hangs there until it is the root. */
+#define ROOT_PLACE "/proc/tty"
+
+static const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
+static const struct k_mount_attr made_private = {.propagation = MS_PRIVATE};
 
 static bool is_procfs(int fd)
 {
@@ -10,24 +16,179 @@ static bool is_procfs(int fd)
 	return fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
-int fs_options(int fs, struct list options)
+static int fs_options(int fs, struct list options)
 {
-	for (uint32_t i = 0; i < options.count; i++) {
-		const char *option = take_str(&options.items);
+	for (const char *option; (option = next_str(&options));) {
 		const char *value = strchr(option, '=');
 		char key[64];
-		size_t length = value ? (size_t)(value - option) : strlen(option);
-		int result;
+		int n = snprintf(key, sizeof(key), "%.*s", value ? (int)(value - option) : INT_MAX,
+				 option);
 
-		if (length >= sizeof(key))
+		if (n >= (int)sizeof(key))
 			return -EINVAL;
-		memcpy(key, option, length);
-		key[length] = '\0';
-		result = value ? k_fsconfig(fs, K_SET_STRING, key, value + 1)
-			       : k_fsconfig(fs, K_SET_FLAG, key, NULL);
-		if (result < 0)
-			return result;
+		TRY(k_fsconfig(fs, value ? K_SET_STRING : K_SET_FLAG, key,
+			       value ? value + 1 : NULL));
 	}
+	return 0;
+}
+
+static int map_ids(int tree, bool recursive, const char *uid_map, const char *gid_map)
+{
+	cleanup_fd int space = -1;
+	char path[32];
+	pid_t pid;
+
+	if (!uid_map || !*uid_map || !*gid_map)
+		return -EINVAL;
+	pid = launch_idle(CLONE_NEWUSER, uid_map, gid_map, false);
+	TRY(pid);
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
+	space = checked(open(path, O_RDONLY | O_CLOEXEC));
+	end_idle(pid);
+	TRY(space);
+	return k_mount_setattr(
+	    tree, recursive,
+	    (struct k_mount_attr){.attr_set = K_ATTR_IDMAP, .userns_fd = (uint64_t)space});
+}
+
+/* A layer as the plan's user namespace sees it, added by descriptor. */
+static int add_mapped(struct child *child, int fs, const char *key, const char *path)
+{
+	cleanup_fd int tree = k_open_tree(AT_FDCWD, path, false);
+
+	child->detail = path;
+	TRY(tree);
+	TRY(map_ids(tree, false, child->plan->uid_map, child->plan->gid_map));
+	return K(fsconfig, fs, K_SET_FD, key, NULL, tree);
+}
+
+/* Both lie in one directory and must come from one mount of it. */
+static int add_mapped_upper(struct child *child, int fs, const char *upper, const char *work)
+{
+	const char *name = strrchr(upper, '/'), *other = strrchr(work, '/');
+	char parent[PATH_ROOM];
+	cleanup_fd int tree = -1, up = -1, down = -1;
+
+	child->detail = upper;
+	if (!name || !other || name - upper != other - work || name - upper >= PATH_ROOM ||
+	    strncmp(upper, work, (size_t)(name - upper)) != 0)
+		return -EINVAL;
+	snprintf(parent, sizeof(parent), "%.*s", (int)(name - upper), upper);
+	tree = k_open_tree(AT_FDCWD, parent, false);
+	TRY(tree);
+	TRY(map_ids(tree, false, child->plan->uid_map, child->plan->gid_map));
+	up = checked(openat(tree, name + 1, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+	TRY(up);
+	down = checked(openat(tree, other + 1, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+	TRY(down);
+	TRY(K(fsconfig, fs, K_SET_FD, "upperdir", NULL, up));
+	return K(fsconfig, fs, K_SET_FD, "workdir", NULL, down);
+}
+
+/* lower, upper, work, options */
+static int overlay_by_fsopen(struct child *child, const struct op *op)
+{
+	const char *upper = op->f[1].s, *work = op->f[2].s;
+	const bool is_mapped = op->flags & FLAG_MAPPED;
+	struct list lower = op->f[0].l;
+	cleanup_fd int fs = k_fsopen("overlay");
+
+	TRY(fs);
+	for (const char *layer; (layer = next_str(&lower));)
+		TRY(is_mapped ? add_mapped(child, fs, "lowerdir+", layer)
+			      : k_fsconfig(fs, K_SET_STRING, "lowerdir+", layer));
+	if (*upper && is_mapped) {
+		TRY(add_mapped_upper(child, fs, upper, work));
+	} else if (*upper) {
+		TRY(k_fsconfig(fs, K_SET_STRING, "upperdir", upper));
+		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", work));
+	}
+	TRY(fs_options(fs, op->f[3].l));
+	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));
+	return k_fsmount(fs, 0);
+}
+
+struct text {
+	size_t used;
+	char room[PATH_ROOM];
+};
+
+/* `special` bytes separate values in overlay options and are escaped by a backslash. One byte
+ * too many is kept, to be found. */
+static void text_add(struct text *text, const char *piece, const char *special)
+{
+	for (; *piece; piece++) {
+		if (strchr(special, *piece) && text->used < sizeof(text->room))
+			text->room[text->used++] = '\\';
+		if (text->used < sizeof(text->room))
+			text->room[text->used++] = *piece;
+	}
+}
+
+/* Before 6.8 there is no `lowerdir+`, and fsconfig takes no string of more than 255 bytes. */
+static int overlay_by_mount(const struct op *op, const char *place)
+{
+	struct text text = {0};
+	struct list lower = op->f[0].l, options = op->f[3].l;
+	int tree;
+
+	text_add(&text, "lowerdir=", "");
+	for (const char *layer; (layer = next_str(&lower));) {
+		text_add(&text, layer, "\\:,");
+		text_add(&text, lower.count ? ":" : "", "");
+	}
+	for (int i = 1; i < 3 && *op->f[1].s; i++) {
+		text_add(&text, i == 1 ? ",upperdir=" : ",workdir=", "");
+		text_add(&text, op->f[i].s, "\\,");
+	}
+	for (const char *option; (option = next_str(&options));) {
+		text_add(&text, ",", "");
+		text_add(&text, option, "");
+	}
+	if (text.used >= sizeof(text.room))
+		return -ENAMETOOLONG;
+	TRY(checked(mount("overlay", place, "overlay", 0, text.room)));
+	tree = k_open_tree(AT_FDCWD, place, false);
+	umount2(place, MNT_DETACH);
+	return tree;
+}
+
+int source_overlay(struct child *child, const struct op *op)
+{
+	struct list lower = op->f[0].l;
+	const char *top = next_str(&lower), *place = *op->f[1].s ? op->f[1].s : top;
+	int tree;
+
+	child->detail = place;
+	if (!top)
+		return -EINVAL;
+	tree = overlay_by_fsopen(child, op);
+	if ((tree != -EINVAL && tree != -ENOSYS) || op->flags & FLAG_MAPPED)
+		return tree;
+	return overlay_by_mount(op, place);
+}
+
+int source_root(struct child *child, const struct op *op)
+{
+	cleanup_fd int tree = k_open_tree(AT_FDCWD, child->detail = op->f[0].s, true);
+
+	TRY(tree);
+	if (op->flags & FLAG_MAPPED)
+		TRY(map_ids(tree, true, child->plan->uid_map, child->plan->gid_map));
+	return take_fd(&tree);
+}
+
+int op_root(struct child *child, const struct op *op)
+{
+	cleanup_fd int under = checked(open(ROOT_PLACE, O_PATH | O_DIRECTORY | O_CLOEXEC));
+
+	(void)op;
+	child->detail = ROOT_PLACE;
+	TRY(under);
+	if (!plan_has(child->plan, OP_PROPAGATION))
+		TRY(k_mount_setattr(child->tree, true, made_private));
+	TRY(k_move_mount(child->tree, under));
+	child->root = take_fd(&child->tree);
 	return 0;
 }
 
@@ -46,28 +207,22 @@ static int explain(struct child *child, int fs, const char *dest, int result)
 	return result;
 }
 
-struct filesystem {
-	const char *type;
-	const char *source;
-	const char *dest;
-	uint64_t attrs;
-	struct list options;
-};
-
-static int make_filesystem(struct child *child, const struct filesystem *what)
+/* type, source, dest, attributes, options */
+int source_filesystem(struct child *child, const struct op *op)
 {
-	cleanup_fd int fs = k_fsopen(what->type);
+	const char *dest = child->detail = op->f[2].s;
+	cleanup_fd int fs = k_fsopen(op->f[0].s);
 	int result = fs;
 
-	if (result >= 0 && *what->source)
-		result = k_fsconfig(fs, K_SET_STRING, "source", what->source);
+	if (result >= 0 && *op->f[1].s)
+		result = k_fsconfig(fs, K_SET_STRING, "source", op->f[1].s);
 	if (result >= 0)
-		result = fs_options(fs, what->options);
+		result = fs_options(fs, op->f[4].l);
 	if (result >= 0)
 		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
 	if (result < 0)
-		return fs < 0 ? result : explain(child, fs, what->dest, result);
-	return k_fsmount(fs, what->attrs);
+		return fs < 0 ? result : explain(child, fs, dest, result);
+	return k_fsmount(fs, op->f[3].q);
 }
 
 /* CVE-2019-16884: /proc and /sys that are symlinks in the image would put the mount, and with
@@ -80,48 +235,35 @@ static int open_kernel_place(struct child *child, const char *dest)
 	return fd == -ENOENT ? make_in_root(child, dest) : fd;
 }
 
-int op_mount(struct child *child, struct reader payload)
+int op_mount(struct child *child, const struct op *op)
 {
-	struct filesystem what;
-	cleanup_fd int tree = -1, place = -1;
-	bool is_proc, is_kernel;
-	int result;
+	const char *dest = op->f[2].s;
+	const bool is_proc = !strcmp(op->f[0].s, "proc");
+	const bool is_kernel = is_proc || !strcmp(op->f[0].s, "sysfs");
+	cleanup_fd int place = -1;
 
-	what.type = take_str(&payload);
-	what.source = take_str(&payload);
-	what.dest = take_str(&payload);
-	what.attrs = take_u64(&payload);
-	what.options = take_list(&payload);
-	child->detail = what.dest;
-	if (child->root < 0)
+	if (child->root < 0 || (is_proc && !is_procfs(child->tree)))
 		return -EINVAL;
-	is_proc = !strcmp(what.type, "proc");
-	is_kernel = is_proc || !strcmp(what.type, "sysfs");
-	tree = make_filesystem(child, &what);
-	if (tree < 0)
-		return tree;
-	if (is_proc && !is_procfs(tree))
-		return -EINVAL;
-	place = is_kernel ? open_kernel_place(child, what.dest) : make_in_root(child, what.dest);
-	if (place < 0)
-		return place;
-	result = k_move_mount(tree, place);
-	if (result == 0 && is_proc && child->proc < 0)
-		child->proc = take_fd(&tree);
-	return result;
+	place = is_kernel ? open_kernel_place(child, dest) : make_in_root(child, dest);
+	TRY(place);
+	if (op->flags & FLAG_COPY_UP)
+		TRY(copy_tree(place, child->tree));
+	TRY(k_move_mount(child->tree, place));
+	if (is_proc && child->proc < 0)
+		child->proc = take_fd(&child->tree);
+	return 0;
 }
 
 /* A file system without options but those of `settings`, key and value in turn, up to a NULL. */
 static int plain_mount(const char *type, const char *const *settings)
 {
 	cleanup_fd int fs = k_fsopen(type);
-	int result = fs;
 
-	for (; result >= 0 && *settings; settings += 2)
-		result = k_fsconfig(fs, K_SET_STRING, settings[0], settings[1]);
-	if (result >= 0)
-		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
-	return result < 0 ? result : k_fsmount(fs, K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC);
+	TRY(fs);
+	for (; *settings; settings += 2)
+		TRY(k_fsconfig(fs, K_SET_STRING, settings[0], settings[1]));
+	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));
+	return k_fsmount(fs, K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC);
 }
 
 /* A procfs of our own pid namespace that nobody can have prepared. */
@@ -138,108 +280,94 @@ int verified_proc(struct child *child)
 	return child->proc;
 }
 
-static int open_bind_place(struct child *child, int tree, const char *dest, uint32_t flags)
+/* Attributes to set and to clear, and whether below too; then propagation. */
+static int set_attrs(int fd, const union field *f, bool below, uint32_t how)
 {
-	int place = open_in_root(child, dest);
-	struct stat st;
+	struct k_mount_attr attr = {.attr_set = f[0].q, .attr_clr = f[1].q};
 
-	if (place != -ENOENT || !(flags & (BIND_MAKE_FILE | BIND_MAKE_DIRECTORY)))
-		return place;
-	if (fstat(tree, &st) < 0)
-		return -errno;
-	if (S_ISDIR(st.st_mode))
-		return make_in_root(child, dest);
-	return make_file_in_root(child, dest);
-}
-
-static int set_bind_attrs(int tree, uint64_t set, uint64_t clear, uint32_t flags)
-{
-	struct k_mount_attr attr = {.attr_set = set, .attr_clr = clear};
-
-	if (!set && !clear)
-		return 0;
-	if (set & K_ATTR_ATIME_MASK)
+	if (attr.attr_set & K_ATTR_ATIME_MASK)
 		attr.attr_clr |= K_ATTR_ATIME_MASK;
-	return k_mount_setattr(tree, flags & BIND_ATTRS_RECURSIVE, &attr);
+	if (attr.attr_set || attr.attr_clr)
+		TRY(k_mount_setattr(fd, below, attr));
+	attr = (struct k_mount_attr){.propagation = how & PROPAGATIONS};
+	return attr.propagation ? k_mount_setattr(fd, how & MS_REC, attr) : 0;
 }
 
-int op_bind(struct child *child, struct reader payload)
+/* source, dest, attributes to set and to clear, flags; then the maps of an IDMAP_BIND */
+int source_bind(struct child *child, const struct op *op)
 {
-	const char *source = take_str(&payload), *dest = take_str(&payload);
-	uint64_t set = take_u64(&payload), clear = take_u64(&payload);
-	uint32_t how = take_u32(&payload);
-	cleanup_fd int tree = -1, place = -1;
-	int result;
+	uint32_t how = op->f[4].u;
+	cleanup_fd int tree = -1;
 
-	child->detail = source;
-	if (child->root < 0)
-		return -EINVAL;
-	tree = k_open_tree(AT_FDCWD, source, how & BIND_RECURSIVE);
-	if (tree < 0)
-		return tree;
-	child->detail = dest;
-	result = set_bind_attrs(tree, set, clear, how);
-	if (result < 0)
-		return result;
-	place = open_bind_place(child, tree, dest, how);
-	return place < 0 ? place : k_move_mount(tree, place);
+	if (!(how & PROPAGATIONS))
+		how |= MS_PRIVATE | MS_REC;
+	child->detail = op->f[0].s;
+	tree = k_open_tree(AT_FDCWD, op->f[0].s, how & BIND_RECURSIVE);
+	TRY(tree);
+	child->detail = op->f[1].s;
+	TRY(set_attrs(tree, op->f + 2, how & BIND_ATTRS_RECURSIVE, how));
+	if (op->code == OP_IDMAP_BIND)
+		TRY(map_ids(tree, how & BIND_MAP_RECURSIVE, op->f[5].s, op->f[6].s));
+	return take_fd(&tree);
 }
 
-int op_pod_shm(struct child *child, struct reader payload)
+/* dest, attributes to set and to clear, flags */
+int op_mount_attr(struct child *child, const struct op *op)
 {
-	const char *dest = take_str(&payload);
-	cleanup_fd int tree = -1, place = -1;
+	cleanup_fd int place = open_in_root(child, child->detail = op->f[0].s, 0);
 
-	child->detail = dest;
-	tree = k_open_tree(AT_FDCWD, child->launch->shm_path, false);
-	if (tree < 0)
-		return tree;
-	place = make_in_root(child, dest);
-	return place < 0 ? place : k_move_mount(tree, place);
+	TRY(place);
+	return set_attrs(place, op->f + 1, op->f[3].u & MOUNT_ATTR_BELOW, op->f[3].u);
 }
 
-/* CVE-2025-31133: a mask is only as good as its source. */
-static int verified_null(struct child *child)
+int op_bind(struct child *child, const struct op *op)
 {
-	cleanup_fd int fd = -1;
+	const char *dest = child->detail = op->f[1].s;
+	const bool makes = op->f[4].u & (BIND_MAKE_FILE | BIND_MAKE_DIRECTORY);
+	cleanup_fd int place = open_in_root(child, dest, 0);
 	struct stat st;
 
-	if (child->null >= 0)
-		return child->null;
-	fd = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3))
-		return -ENODEV;
-	child->null = take_fd(&fd);
-	return child->null;
-}
-
-static int mask_file(struct child *child, int place)
-{
-	int null = verified_null(child);
-	cleanup_fd int tree = null < 0 ? null : k_open_tree(null, "", false);
-
-	return tree < 0 ? tree : k_move_mount(tree, place);
-}
-
-/* One empty read-only directory serves every masked one. */
-static int mask_directory(struct child *child, int place)
-{
-	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
-	const char *const settings[] = {"nr_inodes", "1", "mode", "755", NULL};
-	cleanup_fd int tree = -1;
-	int result;
-
-	if (child->blank < 0) {
-		child->blank = plain_mount("tmpfs", settings);
-		result = child->blank;
-		if (result >= 0)
-			result = k_mount_setattr(child->blank, false, &read_only);
-		return result < 0 ? result : k_move_mount(child->blank, place);
+	if (place == -ENOENT && makes) {
+		TRY(checked(fstat(child->tree, &st)));
+		if (!S_ISDIR(st.st_mode))
+			return place_file(child, child->tree, dest);
+		place = make_in_root(child, dest);
 	}
-	tree = k_open_tree(child->blank, "", false);
-	return tree < 0 ? tree : k_move_mount(tree, place);
+	TRY(place);
+	return k_move_mount(child->tree, place);
+}
+
+int source_shm(struct child *child, const struct op *op)
+{
+	child->detail = op->f[0].s;
+	if (!child->launch->shm_path)
+		return -ENOENT;
+	return k_open_tree(AT_FDCWD, child->launch->shm_path, false);
+}
+
+int op_pod_shm(struct child *child, const struct op *op)
+{
+	cleanup_fd int place = make_in_root(child, op->f[0].s);
+
+	TRY(place);
+	TRY(k_mount_setattr(child->tree, false, made_private));
+	return k_move_mount(child->tree, place);
+}
+
+/* One empty read-only directory serves every masked one, one /dev/null every masked file. */
+static int mask_tree(struct child *child, bool is_directory)
+{
+	const char *const settings[] = {"nr_inodes", "1", "mode", "755", NULL};
+	int *tree = is_directory ? &child->blank : &child->null;
+
+	if (*tree < 0) {
+		*tree = is_directory ? plain_mount("tmpfs", settings)
+				     : verified_node("/dev/null", S_IFCHR, makedev(1, 3));
+		TRY(*tree);
+		if (is_directory)
+			TRY(k_mount_setattr(*tree, false, read_only));
+	}
+	return k_open_tree(*tree, "", false);
 }
 
 static bool is_missing(int result)
@@ -247,38 +375,65 @@ static bool is_missing(int result)
 	return result == -ENOENT || result == -ENOTDIR;
 }
 
-int op_mask(struct child *child, struct reader payload)
+int op_mask(struct child *child, const struct op *op)
 {
-	const char *path = take_str(&payload);
-	cleanup_fd int place = open_in_root(child, path);
+	cleanup_fd int place = open_in_root(child, child->detail = op->f[0].s, 0), tree = -1;
 	struct stat st;
 
-	child->detail = path;
-	if (place < 0)
-		return is_missing(place) ? 0 : place;
-	if (fstat(place, &st) < 0)
-		return -errno;
-	return S_ISDIR(st.st_mode) ? mask_directory(child, place) : mask_file(child, place);
+	if (is_missing(place))
+		return 0;
+	TRY(place);
+	TRY(checked(fstat(place, &st)));
+	tree = mask_tree(child, S_ISDIR(st.st_mode));
+	TRY(tree);
+	return k_move_mount(tree, place);
 }
 
 /* A clone of the path with all that lies below it (masks too) goes over the path itself, so
  * that every other mount flag stays as it was. */
-int op_readonly(struct child *child, struct reader payload)
+int op_readonly(struct child *child, const struct op *op)
 {
-	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
-	const char *path = take_str(&payload);
-	cleanup_fd int place = open_in_root(child, path);
-	cleanup_fd int tree = -1;
-	int result;
+	cleanup_fd int place = open_in_root(child, child->detail = op->f[0].s, 0), tree = -1;
 
-	child->detail = path;
-	if (place < 0)
-		return is_missing(place) ? 0 : place;
-	if (child->flags & READONLY_IN_PLACE)
-		return k_mount_setattr(place, false, &read_only);
+	if (is_missing(place))
+		return 0;
+	TRY(place);
+	if (op->flags & FLAG_READONLY_IN_PLACE)
+		return k_mount_setattr(place, false, read_only);
 	tree = k_open_tree(place, "", true);
-	if (tree < 0)
-		return tree;
-	result = k_mount_setattr(tree, true, &read_only);
-	return result < 0 ? result : k_move_mount(tree, place);
+	TRY(tree);
+	TRY(k_mount_setattr(tree, true, read_only));
+	return k_move_mount(tree, place);
+}
+
+/* The old root lies over the new one after the first step and goes with the second.
+ * Source: pivot_root(2), NOTES. */
+int op_pivot(struct child *child, const struct op *op)
+{
+	const char *new_cwd = child->plan->new_cwd;
+
+	child->detail = "/";
+	if (child->root < 0)
+		return -EINVAL;
+	TRY(checked(fchdir(child->root)));
+	TRY(K(pivot_root, ".", "."));
+	TRY(checked(umount2(".", MNT_DETACH)));
+	TRY(checked(chdir("/")));
+	if (!(op->flags & FLAG_READONLY_ROOT))
+		return 0;
+	/* The last chance to make something in it. */
+	if (new_cwd) {
+		cleanup_fd int cwd = make_in_root(child, child->detail = new_cwd);
+
+		TRY(cwd);
+	}
+	return k_mount_setattr(child->root, false, read_only);
+}
+
+int op_propagation(struct child *child, const struct op *op)
+{
+	child->detail = "/";
+	if (op->f[0].q & ~(uint64_t)(PROPAGATIONS | MS_REC))
+		return -EINVAL;
+	return checked(mount(NULL, "/", NULL, (unsigned long)op->f[0].q, NULL));
 }

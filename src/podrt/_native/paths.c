@@ -3,34 +3,27 @@
  * path that the kernel would walk again. */
 #include "launch.h"
 
-#include <sys/sysmacros.h>
+#include <dirent.h>
+#include <sys/sendfile.h>
 
-#define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+#define MAX_DEPTH 64
 
-int open_in_root(const struct child *child, const char *path)
+int open_in_root(const struct child *child, const char *path, uint64_t flags)
 {
 	if (child->root < 0)
 		return -EINVAL;
-	return k_openat2(child->root, path, O_PATH, IN_ROOT);
-}
-
-static int open_directory(const struct child *child, const char *path)
-{
-	return k_openat2(child->root, *path ? path : ".", O_PATH | O_DIRECTORY, IN_ROOT);
+	return k_openat2(child->root, *path ? path : ".", O_PATH | flags, IN_ROOT);
 }
 
 /* One missing component: made under `parent`, then opened there and nowhere else. A ".." that
  * seems to be missing is one whose directory was just moved away: it would lead out. */
 static int make_component(int parent, const char *name)
 {
-	int fd;
-
 	if (!strcmp(name, ".") || !strcmp(name, ".."))
 		return -EINVAL;
 	if (mkdirat(parent, name, 0755) < 0 && errno != EEXIST)
 		return -errno;
-	fd = openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+	return checked(openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
 }
 
 /* The directory `path`, with every component made that is not there. */
@@ -38,25 +31,25 @@ int make_in_root(const struct child *child, const char *path)
 {
 	char walked[PATH_ROOM];
 	size_t length = strlen(path);
-	cleanup_fd int here = open_directory(child, path);
+	cleanup_fd int here = open_in_root(child, path, O_DIRECTORY);
 
-	if (here >= 0 || here != -ENOENT)
+	if (here != -ENOENT)
 		return take_fd(&here);
 	if (length >= sizeof(walked))
 		return -ENAMETOOLONG;
 	memcpy(walked, path, length + 1);
-	here = open_directory(child, "/");
-	for (char *name = walked, *end; here >= 0 && *name; name = end) {
+	here = open_in_root(child, "/", O_DIRECTORY);
+	for (char *name = walked, *end; here >= 0; name = end) {
 		char kept;
 		int next;
 
 		name += strspn(name, "/");
-		end = name + strcspn(name, "/");
-		if (end == name)
+		if (!*name)
 			break;
+		end = name + strcspn(name, "/");
 		kept = *end;
 		*end = '\0';
-		next = open_directory(child, walked);
+		next = open_in_root(child, walked, O_DIRECTORY);
 		if (next == -ENOENT)
 			next = make_component(here, name);
 		*end = kept;
@@ -71,91 +64,184 @@ static int make_parent(const struct child *child, const char *path, const char *
 {
 	char parent[PATH_ROOM];
 	const char *slash = strrchr(path, '/');
-	size_t length = slash ? (size_t)(slash - path) : 0;
+	int n = snprintf(parent, sizeof(parent), "/%.*s", slash ? (int)(slash - path) : 0, path);
 
 	*name = slash ? slash + 1 : path;
-	if (length >= sizeof(parent))
+	if (n >= (int)sizeof(parent))
 		return -ENAMETOOLONG;
 	if (!**name || !strcmp(*name, ".") || !strcmp(*name, ".."))
 		return -EINVAL;
-	memcpy(parent, path, length);
-	parent[length] = '\0';
-	return make_in_root(child, length ? parent : "/");
+	return make_in_root(child, parent);
 }
 
-int make_file_in_root(const struct child *child, const char *path)
+/* Mounts over the file `path`, which is made if it is missing. */
+int place_file(const struct child *child, int tree, const char *path)
 {
 	const char *name;
-	cleanup_fd int parent = make_parent(child, path, &name);
-	cleanup_fd int made = -1;
+	cleanup_fd int place = open_in_root(child, path, 0), parent = -1, made = -1;
 
-	if (parent < 0)
-		return parent;
-	made = openat(parent, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
-	if (made < 0 && errno != EEXIST)
-		return -errno;
-	return open_in_root(child, path);
+	if (place == -ENOENT) {
+		parent = make_parent(child, path, &name);
+		TRY(parent);
+		made = openat(parent, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC,
+			      0644);
+		if (made < 0 && errno != EEXIST)
+			return -errno;
+		place = open_in_root(child, path, 0);
+	}
+	TRY(place);
+	return k_move_mount(tree, place);
 }
 
-int op_device(struct child *child, struct reader payload)
+/* A clone of the host's node of this path, which is what it should be. CVE-2025-31133: a mask
+ * is only as good as its source. */
+int verified_node(const char *path, mode_t type, dev_t device)
 {
-	const char *path = take_str(&payload), *name;
-	uint32_t kind = take_u32(&payload), major = take_u32(&payload);
-	uint32_t minor = take_u32(&payload), mode = take_u32(&payload) & 07777;
-	uint32_t uid = take_u32(&payload), gid = take_u32(&payload);
-	dev_t device = kind == 'p' ? 0 : makedev(major, minor);
-	mode_t type = kind == 'c' ? S_IFCHR : kind == 'b' ? S_IFBLK : S_IFIFO;
-	cleanup_fd int parent = -1;
+	cleanup_fd int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 
-	child->detail = path;
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	if ((st.st_mode & S_IFMT) != type || st.st_rdev != device)
+		return -ENODEV;
+	return k_open_tree(fd, "", false);
+}
+
+/* path, kind, major, minor, mode, uid, gid */
+int op_device(struct child *child, const struct op *op)
+{
+	const union field *f = op->f;
+	const char *path = child->detail = f[0].s, *name;
+	const uint32_t kind = f[1].u, uid = f[5].u, gid = f[6].u;
+	dev_t device = kind == 'p' ? 0 : makedev(f[2].u, f[3].u);
+	mode_t type = kind == 'c' ? S_IFCHR : kind == 'b' ? S_IFBLK : S_IFIFO;
+	cleanup_fd int parent = -1, tree = -1;
+	struct stat st;
+
 	if (kind != 'c' && kind != 'b' && kind != 'p')
 		return -EINVAL;
 	parent = make_parent(child, path, &name);
-	if (parent < 0)
-		return parent;
-	if (mknodat(parent, name, type | mode, device) == 0) {
-		if (uid == 0 && gid == 0)
-			return 0;
-		return fchownat(parent, name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
+	TRY(parent);
+	if (mknodat(parent, name, type | (f[4].u & 07777), device) == 0)
+		return uid == 0 && gid == 0
+			   ? 0
+			   : checked(fchownat(parent, name, uid, gid, AT_SYMLINK_NOFOLLOW));
+	if (errno == EPERM && child->plan->is_foreign) {
+		tree = verified_node(path, type, device);
+		return tree < 0 ? tree : place_file(child, tree, path);
 	}
 	/* What is there already may be the host's own node: use it, never change it. */
 	if (errno != EEXIST)
 		return -errno;
-	if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
+	TRY(checked(fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW)));
 	return (st.st_mode & S_IFMT) == type && st.st_rdev == device ? 0 : -EEXIST;
 }
 
-int op_symlink(struct child *child, struct reader payload)
+int op_symlink(struct child *child, const struct op *op)
 {
-	const char *target = take_str(&payload), *path = take_str(&payload), *name;
-	cleanup_fd int parent = -1;
+	const char *path = child->detail = op->f[1].s, *name;
+	cleanup_fd int parent = make_parent(child, path, &name);
 
-	child->detail = path;
-	parent = make_parent(child, path, &name);
-	if (parent < 0)
-		return parent;
+	TRY(parent);
 	/* An image may bring its own /etc/mtab: that one stays. */
-	return symlinkat(target, parent, name) < 0 && errno != EEXIST ? -errno : 0;
+	return symlinkat(op->f[0].s, parent, name) < 0 && errno != EEXIST ? -errno : 0;
 }
 
 /* CVE-2024-21626: a working directory outside the root would be a way out of it. */
-int op_cwd(struct child *child, struct reader payload)
+int op_cwd(struct child *child, const struct op *op)
 {
-	const char *path = take_str(&payload);
+	const char *path = child->detail = op->f[0].s;
 	char room[PATH_ROOM];
 	cleanup_fd int fd = -1;
 
-	child->detail = path;
 	if (child->root < 0)
 		return -EINVAL;
-	fd = child->flags & 1 ? make_in_root(child, path) : open_directory(child, path);
-	if (fd < 0)
-		return fd;
-	if (fchdir(fd) < 0)
-		return -errno;
-	if (syscall(SYS_getcwd, room, sizeof(room)) < 0)
-		return -errno;
+	fd = op->flags & FLAG_MAKE ? make_in_root(child, path)
+				   : open_in_root(child, path, O_DIRECTORY);
+	TRY(fd);
+	TRY(checked(fchdir(fd)));
+	TRY(K(getcwd, room, sizeof(room)));
 	return room[0] == '/' ? 0 : -ENOENT;
+}
+
+static int copy_entry(int from, int to, const char *name, const struct stat *st, int depth);
+
+struct entry { /* as getdents64 has it */
+	uint64_t inode, offset;
+	unsigned short bytes;
+	unsigned char type;
+	char name[];
+};
+
+static int copy_directory(int from, int to, int depth)
+{
+	char room[2048] __attribute__((aligned(8)));
+	long n;
+
+	while ((n = syscall(SYS_getdents64, from, room, sizeof(room))) > 0) {
+		for (char *at = room; at < room + n; at += ((struct entry *)at)->bytes) {
+			const char *name = ((struct entry *)at)->name;
+			struct stat st;
+
+			if (!strcmp(name, ".") || !strcmp(name, ".."))
+				continue;
+			TRY(checked(fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW)));
+			TRY(copy_entry(from, to, name, &st, depth));
+		}
+	}
+	return checked(n);
+}
+
+static int copy_content(int from, int to, const struct stat *st, int depth)
+{
+	ssize_t n = 1;
+
+	if (S_ISDIR(st->st_mode))
+		TRY(copy_directory(from, to, depth));
+	while (S_ISREG(st->st_mode) && n > 0)
+		n = sendfile(to, from, NULL, 1 << 20);
+	TRY(checked(n));
+	TRY(checked(fchown(to, st->st_uid, st->st_gid)));
+	return checked(fchmod(to, st->st_mode & 07777));
+}
+
+static int copy_entry(int from, int to, const char *name, const struct stat *st, int depth)
+{
+	const int flags = O_NOFOLLOW | O_CLOEXEC | (S_ISDIR(st->st_mode) ? O_DIRECTORY : 0);
+	const int access = S_ISDIR(st->st_mode) ? O_RDONLY : O_WRONLY | O_CREAT | O_EXCL;
+	cleanup_fd int source = -1, made = -1;
+	char target[PATH_ROOM];
+	ssize_t n;
+
+	if (depth >= MAX_DEPTH)
+		return -ELOOP;
+	if (S_ISLNK(st->st_mode)) {
+		n = readlinkat(from, name, target, sizeof(target) - 1);
+		TRY(checked(n));
+		target[n] = '\0';
+		TRY(checked(symlinkat(target, to, name)));
+		return checked(fchownat(to, name, st->st_uid, st->st_gid, AT_SYMLINK_NOFOLLOW));
+	}
+	if (!S_ISDIR(st->st_mode) && !S_ISREG(st->st_mode))
+		return 0;
+	source = checked(openat(from, name, O_RDONLY | O_NONBLOCK | flags));
+	TRY(source);
+	if (S_ISDIR(st->st_mode))
+		TRY(checked(mkdirat(to, name, 0700)));
+	made = checked(openat(to, name, access | flags, 0600));
+	TRY(made);
+	return copy_content(source, made, st, depth + 1);
+}
+
+/* Directories, files and links with their owners and modes, from one directory to another. */
+int copy_tree(int from, int to)
+{
+	cleanup_fd int source = checked(openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	cleanup_fd int target = checked(openat(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	struct stat st;
+
+	TRY(source);
+	TRY(target);
+	TRY(checked(fstat(source, &st)));
+	return copy_content(source, target, &st, 0);
 }

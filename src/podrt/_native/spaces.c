@@ -3,7 +3,6 @@
 
 #include <inttypes.h>
 #include <net/if.h>
-#include <sys/socket.h>
 
 #define HOSTNAME_ROOM 65
 
@@ -16,6 +15,7 @@ static const struct {
     {CLONE_NEWNET, "net", "ns/net", "ns/.net"},
     {CLONE_NEWIPC, "ipc", "ns/ipc", "ns/.ipc"},
     {CLONE_NEWUTS, "uts", "ns/uts", "ns/.uts"},
+    {CLONE_NEWUSER, "user", "ns/user", "ns/.user"},
 };
 
 static void drop(struct held_ns *held)
@@ -48,11 +48,12 @@ static int open_spaces(struct held_ns *held, pid_t pid, uint32_t flags)
 	return 0;
 }
 
+/* Never a user namespace: there is no way back from one. */
 static int enter(const struct held_ns *held)
 {
 	for (int i = 0; i < HELD_KINDS; i++)
-		if (held[i].fd >= 0 && setns(held[i].fd, (int)held[i].type) < 0)
-			return -errno;
+		if (held[i].fd >= 0 && held[i].type != CLONE_NEWUSER)
+			TRY(checked(setns(held[i].fd, (int)held[i].type)));
 	return 0;
 }
 
@@ -61,22 +62,31 @@ static int raise_loopback(void)
 	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
 
-	if (fd < 0)
-		return -errno;
-	return ioctl(fd, SIOCSIFFLAGS, &request) < 0 ? -errno : 0;
+	return fd < 0 ? -errno : checked(ioctl(fd, SIOCSIFFLAGS, &request));
 }
 
-static int make_spaces(uint32_t flags, const char *hostname, uint32_t hostname_bytes)
+/* Those of a pod with a user namespace belong to that. The maps follow the hostname. */
+static int open_user_spaces(struct monitor *m, uint32_t flags, const char *hostname)
 {
-	int result = 0;
+	const char *uid_map = hostname + strlen(hostname) + 1;
+	pid_t pid = launch_idle(flags, uid_map, uid_map + strlen(uid_map) + 1, false);
+	int result = pid < 0 ? pid : open_spaces(m->held, pid, flags);
 
-	if (unshare((int)flags) < 0)
-		return -errno;
-	if (flags & CLONE_NEWUTS && hostname_bytes && sethostname(hostname, hostname_bytes) < 0)
-		return -errno;
+	if (pid > 0)
+		end_idle(pid);
+	return result < 0 ? result : enter(m->held);
+}
+
+static int make_spaces(struct monitor *m, uint32_t flags, const char *hostname)
+{
+	const bool has_user = flags & CLONE_NEWUSER;
+
+	TRY(has_user ? open_user_spaces(m, flags, hostname) : checked(unshare((int)flags)));
+	if (flags & CLONE_NEWUTS && *hostname)
+		TRY(checked(sethostname(hostname, strlen(hostname))));
 	if (flags & CLONE_NEWNET)
-		result = raise_loopback();
-	return result;
+		TRY(raise_loopback());
+	return has_user ? 0 : open_spaces(m->held, 0, flags);
 }
 
 /* Makes new ones and comes back; a monitor that cannot must not go on in the pod's. */
@@ -86,9 +96,7 @@ static int make_held(struct monitor *m, uint32_t flags, const struct request *re
 	int result = open_spaces(home, 0, flags);
 
 	if (result == 0)
-		result = make_spaces(flags, request->body, request->body_bytes);
-	if (result == 0)
-		result = open_spaces(m->held, 0, flags);
+		result = make_spaces(m, flags, request->body);
 	if (enter(home) < 0)
 		give_up(m);
 	drop(home);
@@ -101,8 +109,7 @@ static int mount_shm(struct monitor *m, uint64_t bytes)
 	char options[48];
 
 	snprintf(options, sizeof(options), "mode=1777,size=%llu", (unsigned long long)bytes);
-	if (mount("shm", m->shm_path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
-		return -errno;
+	TRY(checked(mount("shm", m->shm_path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options)));
 	m->has_shm = true;
 	return 0;
 }
@@ -185,11 +192,9 @@ static int clone_shm(int mount_ns)
 	cleanup_fd int place = -1;
 	struct statfs fs;
 
-	if (setns(mount_ns, CLONE_NEWNS) < 0)
-		return -errno;
+	TRY(checked(setns(mount_ns, CLONE_NEWNS)));
 	place = k_openat2(AT_FDCWD, "/dev/shm", O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
-	if (place < 0)
-		return place;
+	TRY(place);
 	if (fstatfs(place, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
 		return -ENOENT;
 	return k_open_tree(place, "", false);
@@ -216,87 +221,80 @@ static int take_shm(struct monitor *m, pid_t member)
 	return m->has_shm ? 0 : -EINVAL;
 }
 
-static int journal_spaces(struct monitor *m, const struct request *request, enum record_kind kind)
+static int journal_spaces(struct monitor *m, const struct request *request, int kind)
 {
-	struct journal_record record = {
-	    .kind = (uint16_t)kind,
-	    .pid = getpid(),
-	    .code = (int32_t)m->held_flags,
-	    .a = m->held[0].inode,
-	    .b = m->held[1].inode,
-	};
+	struct journal_record record = record_for(request->head.id, (enum record_kind)kind);
 
-	memcpy(record.id, request->head.id, ID_BYTES);
+	record.pid = getpid();
+	record.code = (int32_t)m->held_flags;
+	record.a = m->held[0].inode;
+	record.b = m->held[1].inode;
 	return journal_append(&m->journal, record);
 }
 
 static void answer_spaces(struct monitor *m, const struct request *request)
 {
-	uint64_t inodes[HELD_KINDS];
-	struct reply reply = {.head.type = MSG_OK, .body = inodes, .body_bytes = sizeof(inodes)};
+	uint64_t inodes[] = {m->held[0].inode, m->held[1].inode, m->held[2].inode};
 
-	for (int i = 0; i < HELD_KINDS; i++)
-		inodes[i] = m->held[i].inode;
-	memcpy(reply.head.id, request->head.id, ID_BYTES);
-	reply_to(m, request->asker, reply);
+	reply_ok(m, request, inodes, sizeof(inodes));
 }
 
+/* The body: the hostname; with a user namespace a NUL, the uid map, a NUL, and the gid map. */
 static int check_setup(const struct monitor *m, const struct request *request)
 {
 	const uint32_t flags = (uint32_t)request->head.arg;
+	const uint32_t known = CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWUSER;
+	uint32_t parts = 0;
 
-	if (flags & ~(uint32_t)(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS))
-		return -EPROTO;
-	if (request->body_bytes >= HOSTNAME_ROOM ||
-	    memchr(request->body, '\0', request->body_bytes))
+	for (uint32_t i = 0; i < request->body_bytes; i++)
+		parts += request->body[i] == '\0';
+	if (flags & ~known || strlen(request->body) >= HOSTNAME_ROOM ||
+	    parts != (flags & CLONE_NEWUSER ? 2 : 0))
 		return -EPROTO;
 	if (m->is_removing)
 		return -ECANCELED;
 	return m->held_flags != 0 && flags != m->held_flags ? -EBUSY : 0;
 }
 
-int spaces_setup(struct monitor *m, const struct request *request)
+static int hold_spaces(struct monitor *m, const struct request *request, int kind)
 {
 	const uint32_t flags = (uint32_t)request->head.arg;
-	int result = check_setup(m, request);
-	pid_t member;
+	const pid_t member = take_from_member(m, flags);
 
-	if (result < 0)
-		return result;
-	if (flags == 0 || flags == m->held_flags) {
-		answer_spaces(m, request);
-		return 0;
-	}
-	member = take_from_member(m, flags);
-	if (!member)
-		result = make_held(m, flags, request);
 	m->held_flags = flags;
-	if (result == 0 && flags & CLONE_NEWIPC && request->head.a > 0 &&
-	    (!member || take_shm(m, member) < 0))
-		result = mount_shm(m, request->head.a);
-	if (result == 0)
-		result = journal_spaces(m, request, REC_NS_UP);
-	if (result < 0) {
-		release_all(m);
-		return result;
+	if (!member)
+		TRY(make_held(m, flags, request));
+	if (flags & CLONE_NEWIPC && request->head.a > 0 && (!member || take_shm(m, member) < 0))
+		TRY(mount_shm(m, request->head.a));
+	return journal_spaces(m, request, kind);
+}
+
+int spaces_setup(struct monitor *m, const struct request *request, int kind)
+{
+	const uint32_t flags = (uint32_t)request->head.arg;
+	int result;
+
+	TRY(check_setup(m, request));
+	if (flags != 0 && flags != m->held_flags) {
+		result = hold_spaces(m, request, kind);
+		if (result < 0) {
+			release_all(m);
+			return result;
+		}
+		link_spaces(m);
 	}
-	link_spaces(m);
 	answer_spaces(m, request);
 	return 0;
 }
 
-int spaces_release(struct monitor *m, const struct request *request)
+int spaces_release(struct monitor *m, const struct request *request, int kind)
 {
-	int result = 0;
-
 	if (m->live > 0)
 		return -EBUSY;
 	if (m->held_flags)
-		result = journal_spaces(m, request, REC_NS_DOWN);
-	if (result < 0)
-		return result;
+		TRY(journal_spaces(m, request, kind));
 	release_all(m);
 	spaces_unlink(m, true);
-	reply_ok(m, request);
+	reply_ok(m, request, NULL, 0);
 	return 0;
 }
