@@ -86,6 +86,7 @@ VALUES: Mapping[str, str] = {
     "linux.namespaces": "no mount namespace: every mount would land in the caller's",
     "linux.personality.flags": "every flag: the specification has none either",
     "linux.seccomp": "programs longer than the kernel takes; machines without a table",
+    "linux.seccomp.defaultAction": "SCMP_ACT_NOTIFY: the launcher's own calls would wait",
     "linux.seccomp.flags": "flags no kernel had when this was written",
     "linux.seccomp.syscalls[].action": "SCMP_ACT_NOTIFY for the calls that hand over the listener",
 }
