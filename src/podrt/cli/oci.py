@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 import podrt
-from podrt.errors import InvalidConfig, NotFound, PodrtError, Unsupported
+from podrt.errors import EngineFailed, InvalidConfig, NotFound, PodrtError, Unsupported
 
 from .errors import UsageError
 from .oci_flags import COMMANDS, Options, help_of, overview, parse_command
@@ -73,6 +73,9 @@ def _worded(error: PodrtError) -> str:
     """The error in the words that container managers look for in a runtime's answer."""
     if isinstance(error, NotFound) and error.kind == "container":
         return f"container {error.name} does not exist"
+    if isinstance(error, EngineFailed) and error.stage == "exec":
+        # Who called adds words of its own to this.
+        return f"exec {error.path}: {os.strerror(error.errno).lower()}"
     return str(error)
 
 

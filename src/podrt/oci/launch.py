@@ -26,7 +26,7 @@ START = "start"
 """The socket beside a container's state on which its process waits for `start`."""
 
 _BACKLOG = 4
-_TERMINAL = 69
+_TERMINAL = 69  # the launcher's own: wire.h
 _MASTER_BYTES = array.array("i").itemsize
 _ADD_SEALS, _ALL_SEALS = 1033, 0xF  # fcntl(2): F_ADD_SEALS; seal, shrink, grow, write
 

@@ -20,7 +20,7 @@ from podrt.model import runtimespec as oci
 
 from . import bundle as bundles
 from . import cgroup as cgroups
-from . import console, hooks, launch, plans, processes
+from . import console, hooks, launch, plans, processes, programs
 from .state import Container, Containers, Document, Place, document
 
 CREATING, CREATED, RUNNING, STOPPED, PAUSED = "creating created running stopped paused".split()
@@ -126,6 +126,8 @@ class Runtime:
                     child.go_on()
                 process = child.wait_created()
                 container = _with(container, process)
+                if spec.process is not None:
+                    programs.check(process.pid, spec.process)
                 master = child.take_master()
                 if master >= 0:
                     sink(master)
