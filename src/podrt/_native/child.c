@@ -55,18 +55,6 @@ static int wait_for_go(struct slot *slot)
 	return 0;
 }
 
-/* The write end is opened anew for reading too: while a program holds it, a pipe whose monitor
- * died makes its writers wait; otherwise SIGPIPE would end them. */
-static int open_output(int pipe_fd, int as)
-{
-	char path[32];
-	cleanup_fd int fd = -1;
-
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", pipe_fd);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	return fd < 0 || dup2(fd, as) < 0 ? -errno : 0;
-}
-
 /* Our number and our parent's, as the monitor sees them. */
 static pid_t read_stat(const struct child *child, pid_t *parent)
 {
@@ -149,8 +137,10 @@ static int prepare(struct child *child)
 	TRY(checked(setrlimit(RLIMIT_NOFILE, &launch->files)));
 	child->detail = "stdio";
 	if (launch->out[1] >= 0) {
-		TRY(open_output(launch->out[1], STDOUT_FILENO));
-		TRY(open_output(launch->err[1], STDERR_FILENO));
+		if (!plan->is_foreign)
+			TRY(launch_reopen(launch));
+		TRY(checked(dup2(launch->out[1], STDOUT_FILENO)));
+		TRY(checked(dup2(launch->err[1], STDERR_FILENO)));
 	}
 	child->detail = plan->filter_path;
 	if (child->detail)
@@ -296,14 +286,15 @@ static int run_hook(struct child *child, const struct op *op)
 	return status ? -ECANCELED : 0;
 }
 
-/* Those of the start wait for it; those of the host are run there, while we wait. */
+/* Those of the start wait for it; those of the host are run there, while we wait (a monitor runs
+ * none). */
 int op_hook(struct child *child, const struct op *op)
 {
 	struct slot *slot = child->launch->slot;
 
 	if (op->f[0].u == HOOK_START_CONTAINER)
 		return 0;
-	if (op->f[0].u == HOOK_RUNTIME) {
+	if (op->f[0].u == HOOK_RUNTIME && !child->launch->held) {
 		TRY(wait_for_go(slot));
 		__atomic_store_n(&slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
 		TRY(tell(child, (struct report){.stage = OP_HOOKS}));

@@ -28,7 +28,7 @@ void launch_clean(struct launch *launch)
 }
 
 /* The number outside of `id` inside; one that is not mapped stays. */
-static uint32_t map_id(const char *map, uint32_t id)
+uint32_t map_id(const char *map, uint32_t id)
 {
 	unsigned inner, outer, count;
 
@@ -42,6 +42,24 @@ static uint32_t map_id(const char *map, uint32_t id)
 	return id;
 }
 
+/* The write ends are opened anew for reading too: while a program holds one, a pipe whose monitor
+ * died makes its writers wait; otherwise SIGPIPE would end them. */
+int launch_reopen(const struct launch *launch)
+{
+	const int ends[] = {launch->out[1], launch->err[1]};
+	char path[32];
+
+	for (int i = 0; i < 2; i++) {
+		cleanup_fd int fd = -1;
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", ends[i]);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		if (fd < 0 || dup3(fd, ends[i], O_CLOEXEC) < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 int launch_pipes(struct launch *launch)
 {
 	const int flags = O_CLOEXEC | O_NONBLOCK;
@@ -53,6 +71,8 @@ int launch_pipes(struct launch *launch)
 		return 0;
 	TRY(checked(pipe2(launch->out, flags)));
 	TRY(checked(pipe2(launch->err, flags)));
+	if (launch->plan.is_foreign)
+		TRY(launch_reopen(launch));
 	if (owner == 0)
 		return 0;
 	/* Its own output is the user's: /dev/stdout is opened again by many programs. */
@@ -185,6 +205,7 @@ static _Noreturn void help(struct launch *launch)
 	struct child child = child_of(launch);
 	struct reader ops = plan_ops(&launch->plan);
 	struct op op = {0};
+	pid_t pid;
 
 	while (next_op(&ops, &op)) {
 		const bool enters =
@@ -200,9 +221,10 @@ static _Noreturn void help(struct launch *launch)
 		if (result < 0)
 			child_die(&child, OP_TIMENS, result);
 	}
-	launch->slot->pid = clone_child(launch);
-	if (launch->slot->pid == 0)
+	pid = clone_child(launch);
+	if (pid == 0)
 		child_main(launch);
+	launch->slot->pid = pid;
 	/* The next one will be told by the child whether it must join. */
 	_exit(launch->joins);
 }

@@ -52,6 +52,7 @@ struct launch {
 };
 
 int launch_pipes(struct launch *launch);
+int launch_reopen(const struct launch *launch);
 int launch_clone(struct launch *launch);
 int launch_settle(struct launch *launch);
 int launch_fail(struct launch *launch, uint32_t stage, int error, const char *detail);
@@ -60,6 +61,7 @@ void launch_clean(struct launch *launch);
 int launch_main(char **args);
 pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map, bool denies_setgroups);
 void end_idle(pid_t pid);
+uint32_t map_id(const char *map, uint32_t id);
 
 /* The child's own state. It owns no memory: strings point into the plan. */
 struct child {

@@ -6,6 +6,8 @@
 /* A directory of the host that nobody needs: the new root hangs there until it is the root. */
 #define ROOT_PLACE "/proc/tty"
 
+#define MAX_LAYERS 501 /* the kernel's own limit, and the upper one */
+
 static const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
 static const struct k_mount_attr made_private = {.propagation = MS_PRIVATE};
 
@@ -51,57 +53,49 @@ static int map_ids(int tree, bool recursive, const char *uid_map, const char *gi
 	    (struct k_mount_attr){.attr_set = K_ATTR_IDMAP, .userns_fd = (uint64_t)space});
 }
 
-/* A layer as the plan's user namespace sees it, added by descriptor. */
-static int add_mapped(struct child *child, int fs, const char *key, const char *path)
+/* Layers as the plan's user namespace sees them: mounts that must last until they are used. */
+struct layers {
+	int count;
+	int trees[MAX_LAYERS];
+};
+
+static void close_layers(struct layers *layers)
 {
-	cleanup_fd int tree = k_open_tree(AT_FDCWD, path, false);
+	while (layers->count > 0)
+		close(layers->trees[--layers->count]);
+}
+
+static int add_mapped(struct child *child, struct layers *layers, int fs, const char *path)
+{
+	int tree = layers->count < MAX_LAYERS ? k_open_tree(AT_FDCWD, path, false) : -E2BIG;
 
 	child->detail = path;
 	TRY(tree);
+	layers->trees[layers->count++] = tree;
 	TRY(map_ids(tree, false, child->plan->uid_map, child->plan->gid_map));
-	return K(fsconfig, fs, K_SET_FD, key, NULL, tree);
+	return K(fsconfig, fs, K_SET_FD, "lowerdir+", NULL, tree);
 }
 
-/* Both lie in one directory and must come from one mount of it. */
-static int add_mapped_upper(struct child *child, int fs, const char *upper, const char *work)
-{
-	const char *name = strrchr(upper, '/'), *other = strrchr(work, '/');
-	char parent[PATH_ROOM];
-	cleanup_fd int tree = -1, up = -1, down = -1;
-
-	child->detail = upper;
-	if (!name || !other || name - upper != other - work || name - upper >= PATH_ROOM ||
-	    strncmp(upper, work, (size_t)(name - upper)) != 0)
-		return -EINVAL;
-	snprintf(parent, sizeof(parent), "%.*s", (int)(name - upper), upper);
-	tree = k_open_tree(AT_FDCWD, parent, false);
-	TRY(tree);
-	TRY(map_ids(tree, false, child->plan->uid_map, child->plan->gid_map));
-	up = checked(openat(tree, name + 1, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-	TRY(up);
-	down = checked(openat(tree, other + 1, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-	TRY(down);
-	TRY(K(fsconfig, fs, K_SET_FD, "upperdir", NULL, up));
-	return K(fsconfig, fs, K_SET_FD, "workdir", NULL, down);
-}
-
-/* lower, upper, work, options */
+/* lower, upper, work, options. The upper layer is written with the rights of whoever mounts, who
+ * has no place in the maps: it is not mapped, but belongs to the root inside. */
 static int overlay_by_fsopen(struct child *child, const struct op *op)
 {
-	const char *upper = op->f[1].s, *work = op->f[2].s;
+	struct layers layers __attribute__((cleanup(close_layers))) = {0};
+	const char *upper = op->f[1].s;
 	const bool is_mapped = op->flags & FLAG_MAPPED;
 	struct list lower = op->f[0].l;
 	cleanup_fd int fs = k_fsopen("overlay");
 
 	TRY(fs);
 	for (const char *layer; (layer = next_str(&lower));)
-		TRY(is_mapped ? add_mapped(child, fs, "lowerdir+", layer)
+		TRY(is_mapped ? add_mapped(child, &layers, fs, layer)
 			      : k_fsconfig(fs, K_SET_STRING, "lowerdir+", layer));
-	if (*upper && is_mapped) {
-		TRY(add_mapped_upper(child, fs, upper, work));
-	} else if (*upper) {
+	if (*upper) {
+		if (is_mapped)
+			TRY(checked(lchown(upper, map_id(child->plan->uid_map, 0),
+					   map_id(child->plan->gid_map, 0))));
 		TRY(k_fsconfig(fs, K_SET_STRING, "upperdir", upper));
-		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", work));
+		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", op->f[2].s));
 	}
 	TRY(fs_options(fs, op->f[3].l));
 	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));

@@ -236,7 +236,8 @@ static void report_ended(struct monitor *m, struct container *c)
 /* A terminal's output goes the way of a pipe's. */
 static void take_terminal(struct monitor *m, struct container *c, int *master)
 {
-	fcntl(*master, F_SETFL, O_NONBLOCK);
+	unwatch(m, &c->out.source);
+	fcntl(*master, F_SETFL, O_RDWR | O_NONBLOCK);
 	c->out.source.fd = take_fd(master);
 	watch(m, &c->out.source, EPOLLIN);
 }
@@ -262,7 +263,7 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 		report.detail[sizeof(report.detail) - 1] = '\0';
 		/* It has a table of its own now. */
 		close_ends(c);
-		if (report.stage == OP_TERMINAL && passed >= 0 && c->out.source.fd < 0)
+		if (report.stage == OP_TERMINAL && passed >= 0)
 			take_terminal(m, c, &passed);
 		else if (report.stage != STAGE_AT_EXEC)
 			dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
