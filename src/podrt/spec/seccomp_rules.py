@@ -48,7 +48,7 @@ _MOST_DATA = {ERRNO: 4095, TRACE: 0xFFFF}
 # With these the launcher hands the listener over: they cannot wait for one who has it.
 _OF_LAUNCHER = frozenset({"sendmsg", "write"})
 # More conditional rules than could ever fit into a program.
-MAX_RULES = 1 << 16
+MAX_RULES = 1 << 14
 # Strictest first. Source: seccomp(2), the order in which several filters' values count.
 _STRICTNESS = (KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, NOTIFY, TRACE, LOG, ALLOW)
 

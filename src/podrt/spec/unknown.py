@@ -6,6 +6,7 @@ silence. Source: runtime-spec config.md, "Extensibility".
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,12 @@ def unknown_fields(data: bytes) -> list[str]:
         raise InvalidConfig("config.json", f"not JSON: {exc}") from exc
     if isinstance(document, dict):
         document = {name: part for name, part in document.items() if name not in OTHER_SYSTEMS}
-    return list(itertools.islice(_walk(document, inspect.type_info(oci.Spec), ""), MOST))
+    return list(itertools.islice(_walk(document, _known(), ""), MOST))
+
+
+@functools.cache
+def _known() -> inspect.Type:
+    return inspect.type_info(oci.Spec)
 
 
 def _walk(value: Any, kind: inspect.Type, where: str) -> Iterator[str]:
