@@ -266,9 +266,14 @@ class Alone:
         self.master = -1
 
     def launch(
-        self, plan: bytes, *, holds: bool = False, dirs: Sequence[str] = (), keep: Sequence[int] = (),
+        self,
+        plan: bytes,
+        *,
+        holds: bool = False,
+        dirs: Sequence[str] = (),
+        keep: Sequence[int] = (),
         stdout: int = subprocess.DEVNULL,
-    ) -> Message:  # fmt: skip
+    ) -> Message:
         plan_fd = os.memfd_create("plan", 0)
         os.write(plan_fd, plan)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

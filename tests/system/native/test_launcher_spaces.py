@@ -293,7 +293,8 @@ def test_attributes_and_propagation_of_binds(box: Box, tmp_path: Path) -> None:
              m.u32(m.MS_UNBINDABLE)),
     ]  # fmt: skip
     script = (
-        f"touch /all/shm/{name} || echo all; touch /top/shm/{name} && rm /top/shm/{name} && echo top;"
+        f"touch /all/shm/{name} || echo all;"
+        f"touch /top/shm/{name} && rm /top/shm/{name} && echo top;"
         "touch /top/x || echo ro; grep -E ' /(slave|shared|later) ' /proc/self/mountinfo"
     )
     output = run(box, f"({script}) 2>/dev/null", after=after).splitlines()
@@ -322,7 +323,8 @@ def test_tmpfs_starts_with_what_the_directory_held(box: Box) -> None:
     upper.chmod(0o711)
     mount = m.with_flags(m.mount("tmpfs", "/seed"), 1)
     script = (
-        "cat /seed/link; stat -c %a:%u:%g /seed/deep/er/file; stat -c %a /seed; readlink /seed/link;"
+        "cat /seed/link; stat -c %a:%u:%g /seed/deep/er/file; stat -c %a /seed;"
+        "readlink /seed/link;"
         "rm -r /seed/deep; grep -c ' /seed tmpfs' /proc/mounts"
     )
     output = run(box, script, after=[mount])
