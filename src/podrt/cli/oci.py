@@ -121,7 +121,7 @@ def _print_json(value: Any) -> None:
 
 
 def _making(options: Options) -> Any:
-    from podrt.oci.lifecycle import Making
+    from podrt.oci.creation import Making
 
     if options.is_on("no-pivot"):
         raise Unsupported("--no-pivot", "a root that was only covered can be left again")
@@ -159,11 +159,15 @@ def _number(options: Options, name: str) -> int | None:
 
 
 def _create(runtime: Any, options: Options) -> None:
-    runtime.create(_making(options))
+    from podrt.oci.creation import create
+
+    create(runtime, _making(options))
 
 
 def _start(runtime: Any, options: Options) -> None:
-    runtime.start(options.words[0])
+    from podrt.oci.creation import start
+
+    start(runtime, options.words[0])
 
 
 def _run_verb(runtime: Any, options: Options) -> int:

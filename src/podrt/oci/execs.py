@@ -16,8 +16,9 @@ from podrt.model import runtimespec as oci
 from . import bundle as bundles
 from . import cgroup as cgroups
 from . import console, launch, plans, processes
+from .creation import write_pid_file
 from .foreground import waiting
-from .lifecycle import CREATED, PAUSED, RUNNING, Runtime, status_of, write_pid_file
+from .lifecycle import CREATED, PAUSED, RUNNING, Runtime, status_of
 from .state import Container
 
 # The namespaces in the order they are entered: from a user namespace none of the host's others

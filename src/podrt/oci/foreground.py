@@ -16,7 +16,8 @@ from podrt.linux.process import Process
 
 from . import bundle as bundles
 from . import console, processes
-from .lifecycle import Making, Runtime
+from .creation import Making, create, create_from, start
+from .lifecycle import Runtime
 
 # Those that people and service managers send; the others are about this process alone.
 _FORWARDED = (
@@ -40,16 +41,16 @@ def run(runtime: Runtime, making: Making, *, detach: bool, keep: bool) -> int:
     Raises: PodrtError.
     """
     if detach:
-        runtime.create(making)
+        create(runtime, making)
         _start(runtime, making)
         return 0
     bundle = bundles.read(making.bundle)
     is_terminal = bool(bundle.spec.process and bundle.spec.process.terminal)
     with waiting(proxied=is_terminal and not making.console_socket) as wait:
         if making.console_socket:
-            container = runtime.create(making)
+            container = create(runtime, making)
         else:
-            container = runtime.create_with(making, bundle, wait.take_master)
+            container = create_from(runtime, making, bundle, wait.take_master)
         try:
             _start(runtime, making)
             return wait.for_end(container.process)
@@ -60,7 +61,7 @@ def run(runtime: Runtime, making: Making, *, detach: bool, keep: bool) -> int:
 
 def _start(runtime: Runtime, making: Making) -> None:
     try:
-        runtime.start(making.id)
+        start(runtime, making.id)
     except PodrtError:
         runtime.delete(making.id, force=True)
         raise

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from podrt.engines.plan import Identity, cgroup_view, compile_bundle, compile_exec
+from podrt.engines.plan import Identity, cgroup_view, compile_bundle, compile_exec, warnings
 from podrt.engines.plan_hooks import CREATE_CONTAINER
 from podrt.engines.plan_ops import Op, OpCode, decode_plan, encode_plan
 from podrt.errors import StoreFailed
@@ -17,6 +17,8 @@ from podrt.linux.mounts import read_mounts
 from podrt.model import runtimespec as oci
 
 from .bundle import Bundle
+
+__all__ = ["Wanted", "container_plan", "exec_plan", "stops_for_hooks", "warnings"]
 
 RUNTIME_HOOKS = 1
 """The stage at which the launcher stops for the hooks of the host."""
@@ -45,11 +47,15 @@ def container_plan(bundle: Bundle, wanted: Wanted) -> bytes:
         filter_path=_filter(seccomp, wanted.filters),
         preserve_fds=wanted.preserve_fds,
     )
-    hooks = spec.hooks or oci.Hooks()
-    stops = bool(hooks.prestart or hooks.create_runtime)
+    stops = stops_for_hooks(spec)
     if wanted.new_keyring and not stops:
         return plan
     return _changed(plan, stops=stops, new_keyring=wanted.new_keyring)
+
+
+def stops_for_hooks(spec: oci.Spec) -> bool:
+    """Whether hooks of the host run while the container is made."""
+    return bool(spec.hooks and (spec.hooks.prestart or spec.hooks.create_runtime))
 
 
 def _changed(data: bytes, *, stops: bool, new_keyring: bool) -> bytes:
