@@ -248,9 +248,10 @@ def _container(task: _Task) -> list[Op]:
     """The operations of a container's first process, in their order."""
     spec, process, linux, found = task.spec, task.process, task.linux, task.namespaces
     is_read_only = spec.root is not None and spec.root.readonly
+    maps = list(plan_namespaces.map_ids(linux, found))
     _check_mapped(process, linux, found)
     return [
-        *plan_namespaces.map_ids(linux, found),
+        *maps,
         *plan_namespaces.clocks(linux, found),
         *found.joins,
         _root(task.root, found),

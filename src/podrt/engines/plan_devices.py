@@ -34,9 +34,7 @@ _SYMLINKS = (
 )
 
 
-def device_ops(
-    mounts: tuple[oci.Mount, ...], devices: tuple[oci.Device, ...]
-) -> tuple[Op, ...]:
+def device_ops(mounts: tuple[oci.Mount, ...], devices: tuple[oci.Device, ...]) -> tuple[Op, ...]:
     """The default nodes and links and those asked for, unless /dev is the host's.
 
     What a mount covers is not made: the node would be the mount's file. Raises: InvalidConfig.

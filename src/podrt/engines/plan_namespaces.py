@@ -209,12 +209,14 @@ def _sysctls(settings: tuple[tuple[str, str], ...], kinds: frozenset[str]) -> tu
 
 def _sysctl_name(key: str) -> str:
     """`key` with dots between its parts; a dot inside a part is a slash. Source: sysctl(8)."""
+    if len(key) > MAX_SYSCTL:
+        raise InvalidConfig("linux.sysctl", f"a key of {len(key)} characters is too long")
     dot, slash = key.find("."), key.find("/")
-    if slash >= 0 and (dot < 0 or slash < dot):
-        key = key.translate({ord("."): "/", ord("/"): "."})
-    if not 0 < len(key) <= MAX_SYSCTL or not all(_PART.fullmatch(part) for part in key.split(".")):
+    is_path = slash >= 0 and (dot < 0 or slash < dot)
+    name = key.translate({ord("."): "/", ord("/"): "."}) if is_path else key
+    if not all(_PART.fullmatch(part) for part in name.split(".")):
         raise InvalidConfig(f"linux.sysctl[{key}]", "is no kernel parameter")
-    return key
+    return name
 
 
 def _namespace_of(name: str) -> str:
