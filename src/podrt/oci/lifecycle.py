@@ -90,9 +90,10 @@ class Runtime:
         """Kill what is left, and give everything back; the directory goes last of all."""
         failed = False
         with _cgroup(container) as group:
+            # The cgroup first: what stands frozen in it ends only once that is thawed.
             steps: tuple[Callable[[], None], ...] = (
-                lambda: processes.kill(container.process),
                 group.kill,
+                lambda: processes.kill(container.process),
                 group.remove,
             )
             for step in steps:
