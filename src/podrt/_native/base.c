@@ -84,50 +84,27 @@ int take_fd(int *fd)
 	return taken;
 }
 
+/* To a regular file or one of the kernel's: what is short is refused. */
 int write_all(int fd, const void *data, size_t bytes)
 {
-	const char *at = data;
+	ssize_t n = write(fd, data, bytes);
 
-	while (bytes > 0) {
-		ssize_t n = write(fd, at, bytes);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		at += n;
-		bytes -= (size_t)n;
-	}
-	return 0;
+	return n < 0 ? -errno : n < (ssize_t)bytes ? -ENOSPC : 0;
 }
 
-/* Exactly `bytes` bytes; a file that ends before that is -ENODATA. The file position is left
- * alone: whoever sent the descriptor may send it again. */
+/* Exactly `bytes` bytes of a regular file. The file position is left alone: whoever sent the
+ * descriptor may send it again. */
 int read_all(int fd, void *data, size_t bytes, off_t offset)
 {
-	char *at = data;
+	ssize_t n = pread(fd, data, bytes, offset);
 
-	while (bytes > 0) {
-		ssize_t n = pread(fd, at, bytes, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			return -ENODATA;
-		at += n;
-		offset += n;
-		bytes -= (size_t)n;
-	}
-	return 0;
+	return n < 0 ? -errno : n < (ssize_t)bytes ? -ENODATA : 0;
 }
 
 int write_file(const char *path, const char *text)
 {
-	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-
-	return fd < 0 ? -errno : write_all(fd, text, strlen(text));
+	OPEN(fd, checked(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)));
+	return write_all(fd, text, strlen(text));
 }
 
 /* A small kernel file as a string: one read is enough for those. */

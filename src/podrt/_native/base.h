@@ -77,6 +77,11 @@ struct k_clone_args {
 			return result_of_try;                                                      \
 	} while (0)
 
+/* A descriptor for the rest of the block, or the end of the function with what failed. */
+#define OPEN(fd, call)                                                                             \
+	cleanup_fd int fd = (call);                                                                \
+	TRY(fd)
+
 /* Each call's result, or -errno. */
 #define K(name, ...) checked(syscall(SYS_##name, __VA_ARGS__))
 #define k_fsopen(type) K(fsopen, type, 1u)

@@ -10,7 +10,7 @@
 #define MAX_HOOK_WORDS 1024
 
 const struct op_kind op_kinds[OP_COUNT] = {
-#define OP(code, name, layout, source, act) [code] = {source, act},
+#define OP(code, name, layout, source, act) [code] = {source, act, layout[0]},
 #include "ops.h"
 #undef OP
 };
@@ -102,7 +102,7 @@ static int set_affinity_early(struct child *child)
 
 	while (next_op(&ops, &op))
 		if (op.code == OP_AFFINITY && op.flags & FLAG_INITIAL)
-			TRY(op_affinity(child, &op));
+			TRY(op_call(child, &op));
 	return 0;
 }
 
@@ -187,14 +187,6 @@ int op_setns(struct child *child, const struct op *op)
 	return child->root;
 }
 
-int op_name(struct child *child, const struct op *op)
-{
-	const char *name = child->detail = op->f[0].s;
-
-	return checked(op->code == OP_HOSTNAME ? sethostname(name, strlen(name))
-					       : setdomainname(name, strlen(name)));
-}
-
 /* What the program inherits is settled before a filter could forbid the calls for it: no
  * descriptor but 0-2 and those of the plan, no blocked signal, its own umask and limits. The
  * monitor has already set every disposition to its default. */
@@ -210,7 +202,7 @@ int child_seal(struct child *child)
 }
 
 /* `text` with our number put in: only now is it known. */
-int child_expand(const struct child *child, const char *text, char *room, size_t size)
+int child_expand(const struct child *child, const char *text, char *room)
 {
 	pid_t parent, pid = read_stat(child, &parent);
 	const char *mark;
@@ -218,36 +210,33 @@ int child_expand(const struct child *child, const char *text, char *room, size_t
 
 	do {
 		mark = strstr(text, PID_MARK);
-		used += (size_t)snprintf(room + used, size - used, "%.*s",
+		used += (size_t)snprintf(room + used, STATE_ROOM - used, "%.*s",
 					 mark ? (int)(mark - text) : INT_MAX, text);
-		if (mark && used < size)
-			used += (size_t)snprintf(room + used, size - used, "%d", (int)pid);
-		if (used >= size)
+		if (mark && used < STATE_ROOM)
+			used += (size_t)snprintf(room + used, STATE_ROOM - used, "%d", (int)pid);
+		if (used >= STATE_ROOM)
 			return -E2BIG;
 		text = mark + strlen(PID_MARK);
 	} while (mark);
 	return (int)used;
 }
 
-static int fill_words(char **words, struct list list)
-{
-	if (list.count >= MAX_HOOK_WORDS)
-		return -E2BIG;
-	while (list.count)
-		*words++ = (char *)(uintptr_t)next_str(&list);
-	*words = NULL;
-	return 0;
-}
-
 static _Noreturn void become_hook(const struct op *op, int state)
 {
-	char *argv[MAX_HOOK_WORDS], *envp[MAX_HOOK_WORDS];
+	char *words[2][MAX_HOOK_WORDS];
 
-	if (fill_words(argv, op->f[2].l) == 0 && fill_words(envp, op->f[3].l) == 0 &&
-	    dup2(state, STDIN_FILENO) >= 0 && k_close_range(3, CLOSE_RANGE_CLOEXEC) == 0 &&
+	for (int i = 0; i < 2; i++) {
+		struct list list = op->f[2 + i].l;
+
+		if (list.count >= MAX_HOOK_WORDS)
+			_exit(126);
+		for (uint32_t n = 0; n <= op->f[2 + i].l.count; n++)
+			words[i][n] = (char *)(uintptr_t)next_str(&list);
+	}
+	if (dup2(state, STDIN_FILENO) >= 0 && k_close_range(3, CLOSE_RANGE_CLOEXEC) == 0 &&
 	    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0) {
 		k_block_signals(0);
-		execve(op->f[1].s, argv, envp);
+		execve(op->f[1].s, words[0], words[1]);
 	}
 	_exit(errno == ENOENT ? 127 : 126);
 }
@@ -255,27 +244,24 @@ static _Noreturn void become_hook(const struct op *op, int state)
 /* Its state comes on stdin, which must not depend on its reading. Source: runtime-spec, "hooks". */
 static int run_hook(struct child *child, const struct op *op)
 {
-	char room[64 << 10];
-	int length = child_expand(child, op->f[5].s, room, sizeof(room)), status = 0;
-	cleanup_fd int state = checked(memfd_create("state", MFD_CLOEXEC)), watched = -1;
-	struct pollfd end = {.events = POLLIN};
-	pid_t pid;
+	char room[STATE_ROOM];
+	const int length = child_expand(child, op->f[5].s, room);
+	const int limit_ms = op->f[4].u && op->f[4].u < 2000000 ? (int)op->f[4].u * 1000 : -1;
+	int status = 0;
 
 	child->detail = op->f[1].s;
 	TRY(length);
-	TRY(state);
+	OPEN(state, checked(memfd_create("state", MFD_CLOEXEC)));
 	TRY(write_all(state, room, (size_t)length));
 	TRY(checked(lseek(state, 0, SEEK_SET)));
-	pid = fork();
+	pid_t pid = fork();
 	if (pid == 0)
 		become_hook(op, state);
 	TRY(checked(pid));
-	watched = end.fd = k_pidfd_open(pid);
-	if (op->f[4].u && poll(&end, 1, op->f[4].u > 2000000 ? -1 : (int)op->f[4].u * 1000) == 0) {
+	OPEN(watched, k_pidfd_open(pid));
+	bool is_late = poll(&(struct pollfd){.fd = watched, .events = POLLIN}, 1, limit_ms) == 0;
+	if (is_late)
 		kill(pid, SIGKILL);
-		waitpid(pid, &status, 0);
-		return -ETIMEDOUT;
-	}
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return -errno;
@@ -283,7 +269,7 @@ static int run_hook(struct child *child, const struct op *op)
 		 WIFSIGNALED(status) ? "signal" : "code",
 		 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	child->detail = child->note;
-	return status ? -ECANCELED : 0;
+	return is_late ? -ETIMEDOUT : status ? -ECANCELED : 0;
 }
 
 /* Those of the start wait for it; those of the host are run there, while we wait (a monitor runs
@@ -351,19 +337,14 @@ static int hold(struct child *child)
 	return is_alone ? await_start(child) : wait_for_go(slot);
 }
 
-static int exec_at(const struct plan *plan, const char *path)
-{
-	execve(path, plan->argv, plan->envp);
-	return -errno;
-}
-
 /* Source: execvp(3): a directory that cannot be searched does not end the search. */
-static int exec_by_path(const struct plan *plan)
+static int exec_program(const struct plan *plan)
 {
 	const char *name = plan->argv[0], *at = DEFAULT_PATH;
+	const bool searches = !strchr(name, '/');
 	int result = -ENOENT;
 
-	for (char *const *env = plan->envp; *env; env++) {
+	for (char **env = plan->envp; *env; env++) {
 		if (strncmp(*env, "PATH=", 5) == 0) {
 			at = *env + 5;
 			break;
@@ -374,12 +355,14 @@ static int exec_by_path(const struct plan *plan)
 		size_t length = strcspn(at, ":");
 		int n = snprintf(path, sizeof(path), "%.*s/%s", length ? (int)length : 1,
 				 length ? at : ".", name);
-		int tried = n < (int)sizeof(path) ? exec_at(plan, path) : -ENAMETOOLONG;
 
-		if (tried == -EACCES)
-			result = tried;
-		else if (tried != -ENOENT && tried != -ENOTDIR)
-			return tried;
+		if (n < (int)sizeof(path) || !searches)
+			execve(searches ? path : name, plan->argv, plan->envp);
+		if (n >= (int)sizeof(path) && searches)
+			return -ENAMETOOLONG;
+		if (!searches || (errno != EACCES && errno != ENOENT && errno != ENOTDIR))
+			return -errno;
+		result = errno == EACCES ? -EACCES : result;
 		if (!at[length])
 			break;
 		at += length + 1;
@@ -407,7 +390,7 @@ int op_exec(struct child *child, const struct op *op)
 	if (child->launch->lean)
 		TRY(tell(child, (struct report){.stage = STAGE_AT_EXEC}));
 	set_stage(child, OP_EXEC | STAGE_AT_EXEC);
-	return strchr(plan->argv[0], '/') ? exec_at(plan, plan->argv[0]) : exec_by_path(plan);
+	return exec_program(plan);
 }
 
 struct child child_of(const struct launch *launch)
@@ -435,7 +418,7 @@ static int execute(struct child *child, const struct op *op)
 
 	if (op->code == OP_AFFINITY && op->flags & FLAG_INITIAL)
 		return 0; /* set before everything else */
-	child->detail = NULL;
+	child->detail = kind->first == 's' ? op->f[0].s : NULL;
 	set_stage(child, op->code);
 	child->tree = child->plan->trees[op->number];
 	if (kind->source && child->tree < 0)

@@ -1,93 +1,31 @@
-/* Connections: messages in, handed to whoever knows, and replies out. A client that does not
- * read is dropped, one that went away cancels nothing. */
+/* Connections: messages in, handed to whoever knows, and replies out. They wait in the kernel for
+ * a client that does not read, up to a limit: then it is dropped. One that went away cancels
+ * nothing. */
 #include "monitor.h"
 
 /* What may wait for one client before it counts as stuck. */
-#define MAX_QUEUED (1u << 20)
-
-struct packet {
-	struct packet *next;
-	size_t bytes;
-	char data[];
-};
-
-static bool is_ours(int fd)
-{
-	struct ucred peer;
-	socklen_t bytes = sizeof(peer);
-
-	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 && peer.uid == geteuid();
-}
+#define MAX_QUEUED (4 << 20)
 
 static void client_close(struct monitor *m, struct client *client)
 {
 	if (client->source.fd < 0)
 		return;
 	unwatch(m, &client->source);
-	while (client->first) {
-		struct packet *packet = client->first;
-
-		client->first = packet->next;
-		free(packet);
-	}
 	UNCHAIN(&m->clients, client, next);
 	bury(m, &client->grave);
-}
-
-static struct client *find_client(const struct monitor *m, uint64_t serial)
-{
-	struct client *client = m->clients;
-
-	while (client && client->serial != serial)
-		client = client->next;
-	return client;
-}
-
-static void watch_room(struct monitor *m, struct client *client, uint32_t events)
-{
-	struct epoll_event event = {.events = events, .data.ptr = &client->source};
-
-	epoll_ctl(m->epoll, EPOLL_CTL_MOD, client->source.fd, &event);
-}
-
-static void queue(struct monitor *m, struct client *client, const struct wire_head *head,
-		  const void *body, size_t body_bytes)
-{
-	size_t bytes = sizeof(*head) + body_bytes;
-	struct packet *packet = NULL;
-
-	if (client->queued + bytes <= MAX_QUEUED)
-		packet = malloc(sizeof(*packet) + bytes);
-	if (!packet) {
-		client_close(m, client);
-		return;
-	}
-	packet->next = NULL;
-	packet->bytes = bytes;
-	memcpy(packet->data, head, sizeof(*head));
-	if (body_bytes)
-		memcpy(packet->data + sizeof(*head), body, body_bytes);
-	*client->last = packet;
-	client->last = &packet->next;
-	client->queued += bytes;
-	watch_room(m, client, EPOLLIN | EPOLLOUT);
 }
 
 void reply(struct monitor *m, struct asker asker, struct wire_head head, const void *body,
 	   size_t body_bytes)
 {
-	struct client *client = find_client(m, asker.client);
-	int result = -EAGAIN;
+	struct client *client = m->clients;
 
-	if (!client)
-		return;
+	while (client && client->serial != asker.client)
+		client = client->next;
 	head.version = WIRE_VERSION;
 	head.req = asker.req;
-	if (!client->first)
-		result = send_message(client->source.fd, &head, sizeof(head), body, body_bytes, -1);
-	if (result == -EAGAIN)
-		queue(m, client, &head, body, body_bytes);
-	else if (result < 0)
+	if (client &&
+	    send_message(client->source.fd, &head, sizeof(head), body, body_bytes, -1) < 0)
 		client_close(m, client);
 }
 
@@ -199,80 +137,62 @@ static int handle(struct monitor *m, const struct request *request)
 }
 
 /* One message a turn: between two starts the monitor looks at everything else. */
-static void client_read(struct monitor *m, struct client *client)
+static void client_read(struct monitor *m, void *owner, uint32_t events)
 {
+	struct client *client = owner;
 	cleanup_fd int passed = -1;
 	struct request request = {.asker.client = client->serial};
+	const char *wrong = NULL;
 	bool is_cut = false;
 	ssize_t n = receive_message(client->source.fd, m->message, sizeof(m->message) - 1, &passed,
 				    &is_cut);
-	int result;
+	int result = -EPROTO;
 
+	(void)events;
 	if (n == -EAGAIN || n == -EINTR)
 		return;
 	if (n <= 0) {
 		client_close(m, client);
 		return;
 	}
-	if (n < (ssize_t)sizeof(request.head)) {
-		reply_failed(m, request.asker, EPROTO, 0, "short message");
-		return;
-	}
-	memcpy(&request.head, m->message, sizeof(request.head));
-	request.asker.req = request.head.req;
 	m->message[n] = '\0';
-	request.body = m->message + sizeof(request.head);
-	request.body_bytes = (uint32_t)((size_t)n - sizeof(request.head));
-	request.fd = passed;
-	result = is_cut ? -EPROTO : handle(m, &request);
-	if (result < 0)
-		reply_failed(m, request.asker, -result, 0, is_cut ? "message too long" : NULL);
-}
-
-static void client_flush(struct monitor *m, struct client *client)
-{
-	while (client->first) {
-		struct packet *packet = client->first;
-
-		if (send(client->source.fd, packet->data, packet->bytes,
-			 MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
-			if (errno != EAGAIN)
-				client_close(m, client);
-			return;
-		}
-		client->first = packet->next;
-		client->queued -= packet->bytes;
-		free(packet);
+	if (n < (ssize_t)sizeof(request.head)) {
+		wrong = "short message";
+	} else {
+		memcpy(&request.head, m->message, sizeof(request.head));
+		request.asker.req = request.head.req;
+		request.body = m->message + sizeof(request.head);
+		request.body_bytes = (uint32_t)((size_t)n - sizeof(request.head));
+		request.fd = passed;
+		wrong = is_cut ? "message too long" : NULL;
 	}
-	client->last = &client->first;
-	watch_room(m, client, EPOLLIN);
-}
-
-static void client_event(struct monitor *m, void *owner, uint32_t events)
-{
-	struct client *client = owner;
-
-	if (events & EPOLLOUT)
-		client_flush(m, client);
-	if (client->source.fd >= 0 && events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-		client_read(m, client);
+	if (!wrong)
+		result = handle(m, &request);
+	if (result < 0)
+		reply_failed(m, request.asker, -result, 0, wrong);
 }
 
 void client_accept(struct monitor *m, void *owner, uint32_t events)
 {
 	cleanup_fd int fd = accept4(m->listen.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct ucred peer;
+	socklen_t bytes = sizeof(peer);
+	const int room = MAX_QUEUED;
 	struct client *client;
 
 	(void)owner;
 	(void)events;
-	if (fd < 0 || !is_ours(fd))
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0 ||
+	    peer.uid != geteuid())
 		return;
 	client = calloc(1, sizeof(*client));
 	if (!client)
 		return;
-	client->source = (struct source){client_event, fd, client};
+	/* Without the right to more, what everybody may have. */
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) < 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	client->source = (struct source){client_read, fd, client};
 	client->serial = ++m->last_serial;
-	client->last = &client->first;
 	if (watch(m, &client->source, EPOLLIN) < 0) {
 		free(client);
 		return;

@@ -13,34 +13,6 @@
 #define MAX_GROUPS 65536
 #define BELOW (RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
 
-struct cap_sets {
-	uint64_t effective, permitted, inheritable;
-};
-
-static int get_caps(struct cap_sets *sets)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct data[2];
-
-	TRY(K(capget, &head, data));
-	sets->effective = data[0].effective | (uint64_t)data[1].effective << 32;
-	sets->permitted = data[0].permitted | (uint64_t)data[1].permitted << 32;
-	sets->inheritable = data[0].inheritable | (uint64_t)data[1].inheritable << 32;
-	return 0;
-}
-
-static int set_caps(const struct cap_sets *sets)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct data[2] = {
-	    {(uint32_t)sets->effective, (uint32_t)sets->permitted, (uint32_t)sets->inheritable},
-	    {(uint32_t)(sets->effective >> 32), (uint32_t)(sets->permitted >> 32),
-	     (uint32_t)(sets->inheritable >> 32)},
-	};
-
-	return K(capset, &head, data);
-}
-
 static int drop_bounding(uint64_t keep)
 {
 	for (int cap = 0; cap <= LAST_CAPABILITY; cap++) {
@@ -56,19 +28,21 @@ static int drop_bounding(uint64_t keep)
  * Source: runtime-spec 1.1, "capabilities". */
 static int apply_caps(const union field *want)
 {
-	struct cap_sets now = {0}, next;
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct sets[2];
 
-	TRY(get_caps(&now));
+	TRY(K(capget, &head, sets));
 	/* After a change of user the effective set is empty; dropping needs CAP_SETPCAP. */
-	if (now.effective != now.permitted) {
-		now.effective = now.permitted;
-		TRY(set_caps(&now));
-	}
+	sets[0].effective = sets[0].permitted;
+	sets[1].effective = sets[1].permitted;
+	TRY(K(capset, &head, sets));
 	TRY(drop_bounding(want[0].q));
-	next.permitted = want[2].q & now.permitted;
-	next.effective = want[1].q & next.permitted;
-	next.inheritable = want[3].q & now.permitted;
-	TRY(set_caps(&next));
+	for (int i = 0; i < 2; i++) {
+		sets[i].inheritable = (uint32_t)(want[3].q >> 32 * i) & sets[i].permitted;
+		sets[i].permitted &= (uint32_t)(want[2].q >> 32 * i);
+		sets[i].effective = (uint32_t)(want[1].q >> 32 * i) & sets[i].permitted;
+	}
+	TRY(K(capset, &head, sets));
 	TRY(checked(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)));
 	for (int cap = 0; cap <= LAST_CAPABILITY; cap++)
 		if (want[4].q >> cap & 1)
@@ -79,7 +53,6 @@ static int apply_caps(const union field *want)
 /* CAPS before USER waits for it: changing the user needs capabilities that CAPS may drop. */
 int op_caps(struct child *child, const struct op *op)
 {
-	child->detail = "capabilities";
 	child->has_caps = true;
 	memcpy(child->caps, op->f, sizeof(child->caps));
 	return child->has_user || !plan_has(child->plan, OP_USER) ? apply_caps(op->f) : 0;
@@ -88,11 +61,9 @@ int op_caps(struct child *child, const struct op *op)
 /* uid, gid, groups */
 int op_user(struct child *child, const struct op *op)
 {
-	const uid_t uid = op->f[0].u;
-	const gid_t gid = op->f[1].u;
+	const uint32_t uid = op->f[0].u, gid = op->f[1].u;
 	const struct list groups = op->f[2].l;
 
-	child->detail = "user";
 	if (groups.count > MAX_GROUPS)
 		return -EINVAL;
 	if (groups.count || !child->plan->denies_setgroups)
@@ -105,86 +76,36 @@ int op_user(struct child *child, const struct op *op)
 	return child->has_caps ? apply_caps(child->caps) : 0;
 }
 
-int op_no_new_privs(struct child *child, const struct op *op)
-{
-	(void)op;
-	child->detail = "no_new_privs";
-	return checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-}
-
-/* To whoever decides about the calls. Source: runtime-spec, "containerProcessState". */
-static int send_listener(struct child *child, int listener)
-{
-	char room[64 << 10];
-	int length = child_expand(child, child->plan->notify_state, room, sizeof(room));
-
-	child->detail = child->plan->notify_path;
-	TRY(length);
-	return send_message(child->notify, room, (size_t)length, NULL, 0, listener);
-}
-
-/* flags, path of the filter */
+/* flags, path of the filter; its listener goes to whoever decides about the calls.
+ * Source: runtime-spec, "containerProcessState". */
 int op_seccomp(struct child *child, const struct op *op)
 {
+	const struct plan *plan = child->plan;
 	struct sock_filter room[MAX_FILTER];
 	struct sock_fprog program = {.filter = room};
-	cleanup_fd int listener = -1;
+	char state[STATE_ROOM];
 	struct stat st;
 
 	child->detail = op->f[1].s;
 	TRY(checked(fstat(child->filter, &st)));
 	if (st.st_size <= 0 || (size_t)st.st_size > sizeof(room) ||
-	    (size_t)st.st_size % sizeof(room[0]))
+	    (size_t)st.st_size % sizeof(room[0]) ||
+	    !(op->f[0].u & SECCOMP_FILTER_FLAG_NEW_LISTENER) != !plan->notify_path)
 		return -EINVAL;
 	TRY(read_all(child->filter, room, (size_t)st.st_size, 0));
 	TRY(child_seal(child));
 	program.len = (unsigned short)((size_t)st.st_size / sizeof(room[0]));
-	if (!(op->f[0].u & SECCOMP_FILTER_FLAG_NEW_LISTENER) != !child->plan->notify_path)
-		return -EINVAL;
-	if (!child->plan->notify_path)
+	if (!plan->notify_path)
 		return K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program);
-	listener = K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program);
-	TRY(listener);
-	return send_listener(child, listener);
-}
-
-/* A kernel without keyrings has nothing to keep apart. */
-int op_keyring(struct child *child, const struct op *op)
-{
-	const char *name = *op->f[0].s ? op->f[0].s : NULL;
-	int result = K(keyctl, KEYCTL_JOIN_SESSION_KEYRING, name);
-
-	child->detail = "session keyring";
-	return result == -ENOSYS ? 0 : result;
-}
-
-/* resource, soft, hard */
-int op_rlimit(struct child *child, const struct op *op)
-{
-	const uint64_t limit[] = {op->f[1].q, op->f[2].q}; /* struct rlimit64 */
-
-	snprintf(child->note, sizeof(child->note), "rlimit %u", op->f[0].u);
-	child->detail = child->note;
-	return K(prlimit64, 0, op->f[0].u, limit, NULL);
-}
-
-int op_umask(struct child *child, const struct op *op)
-{
-	child->umask = op->f[0].u & 0777;
-	if (child->is_sealed)
-		umask(child->umask);
-	return 0;
-}
-
-/* class, priority. Source: ioprio_set(2) */
-int op_ioprio(struct child *child, const struct op *op)
-{
-	child->detail = "I/O priority";
-	return K(ioprio_set, 1 /* a process */, 0, op->f[0].u << 13 | op->f[1].u);
+	int length = child_expand(child, plan->notify_state, state);
+	TRY(length);
+	OPEN(listener, K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program));
+	child->detail = plan->notify_path;
+	return send_message(child->notify, state, (size_t)length, NULL, 0, listener);
 }
 
 /* policy, nice, priority, flags, runtime, deadline, period */
-int op_sched(struct child *child, const struct op *op)
+static int set_scheduler(const union field *f)
 {
 	const struct {
 		uint32_t size, policy;
@@ -192,57 +113,78 @@ int op_sched(struct child *child, const struct op *op)
 		int32_t nice;
 		uint32_t priority;
 		uint64_t runtime, deadline, period;
-	} attr = {
-	    sizeof(attr), op->f[0].u, op->f[3].q, (int32_t)op->f[1].u,
-	    op->f[2].u,   op->f[4].q, op->f[5].q, op->f[6].q,
-	};
+	} attr = {sizeof(attr), f[0].u, f[3].q, (int32_t)f[1].u, f[2].u, f[4].q, f[5].q, f[6].q};
 
-	child->detail = "scheduler";
 	return K(sched_setattr, 0, &attr, 0);
 }
 
-int op_affinity(struct child *child, const struct op *op)
+/* Operations that are a call. */
+int op_call(struct child *child, const struct op *op)
 {
-	unsigned long mask[128] = {0};
+	const union field *f = op->f;
+	unsigned long cpus[128] = {0};
+	uint64_t limit[] = {f[1].q, f[2].q}; /* struct rlimit64 */
+	int result;
 
-	child->detail = "CPU affinity";
-	if (op->f[0].l.count > sizeof(mask))
-		return -EINVAL;
-	memcpy(mask, op->f[0].l.items.at, op->f[0].l.count);
-	return K(sched_setaffinity, 0, sizeof(mask), mask);
-}
-
-int op_personality(struct child *child, const struct op *op)
-{
-	child->detail = "personality";
-	return K(personality, op->f[0].q);
+	switch (op->code) {
+	case OP_HOSTNAME:
+		return checked(sethostname(f[0].s, strlen(f[0].s)));
+	case OP_DOMAINNAME:
+		return checked(setdomainname(f[0].s, strlen(f[0].s)));
+	case OP_NO_NEW_PRIVS:
+		return checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	case OP_RLIMIT:
+		snprintf(child->note, sizeof(child->note), "rlimit %u", f[0].u);
+		child->detail = child->note;
+		return K(prlimit64, 0, f[0].u, limit, NULL);
+	case OP_KEYRING:
+		/* A kernel without keyrings has nothing to keep apart. */
+		result = K(keyctl, KEYCTL_JOIN_SESSION_KEYRING, *f[0].s ? f[0].s : NULL);
+		return result == -ENOSYS ? 0 : result;
+	case OP_IOPRIO: /* class, priority. Source: ioprio_set(2) */
+		return K(ioprio_set, 1 /* a process */, 0, f[0].u << 13 | f[1].u);
+	case OP_SCHED:
+		return set_scheduler(f);
+	case OP_AFFINITY:
+		if (f[0].l.count > sizeof(cpus))
+			return -EINVAL;
+		memcpy(cpus, f[0].l.items.at, f[0].l.count);
+		return K(sched_setaffinity, 0, sizeof(cpus), cpus);
+	case OP_PERSONALITY:
+		return K(personality, f[0].q);
+	default: /* UMASK */
+		child->umask = f[0].u & 0777;
+		if (child->is_sealed)
+			umask(child->umask);
+		return 0;
+	}
 }
 
 /* Never above `below`: a key of a stranger must not reach the rest of procfs. */
 static int write_proc(struct child *child, const char *below, const char *path, const char *text)
 {
 	int proc = verified_proc(child);
-	cleanup_fd int dir = proc < 0 ? proc : k_openat2(proc, below, O_PATH | O_DIRECTORY, BELOW);
-	cleanup_fd int fd = dir < 0 ? dir : k_openat2(dir, path, O_WRONLY | O_NOCTTY, BELOW);
 
-	return fd < 0 ? fd : write_all(fd, text, strlen(text));
+	TRY(proc);
+	OPEN(dir, k_openat2(proc, below, O_PATH | O_DIRECTORY, BELOW));
+	OPEN(fd, k_openat2(dir, path, O_WRONLY | O_NOCTTY, BELOW));
+	return write_all(fd, text, strlen(text));
 }
 
 /* "net.ipv4.ip_forward"; with a slash as its first separator the key is a path already, for
  * interface names that hold dots. Source: sysctl.d(5). */
 int op_sysctl(struct child *child, const struct op *op)
 {
-	const char *key = child->detail = op->f[0].s, *first = strpbrk(key, "./");
+	const char *key = op->f[0].s, *first = strpbrk(key, "./");
 	bool by_dots = first && *first == '.';
 	char path[256];
 
 	if (strlen(key) >= sizeof(path))
 		return -ENAMETOOLONG;
-	for (size_t i = 0; i <= strlen(key); i++) {
-		path[i] = key[i];
-		if (by_dots && (key[i] == '.' || key[i] == '/'))
-			path[i] = key[i] == '.' ? '/' : '.';
-	}
+	strcpy(path, key);
+	for (char *at = path; by_dots && *at; at++)
+		if (*at == '.' || *at == '/')
+			*at = *at == '.' ? '/' : '.';
 	return write_proc(child, "sys", path, op->f[1].s);
 }
 
@@ -250,15 +192,15 @@ int op_sysctl(struct child *child, const struct op *op)
 int op_label(struct child *child, const struct op *op)
 {
 	char own[32], text[PATH_ROOM];
-	int result;
+	const bool is_selinux = op->code == OP_SELINUX;
+	int result = -ENOENT;
 
-	child->detail = op->f[0].s;
 	snprintf(own, sizeof(own), "%d/attr", (int)getpid());
-	if (op->code == OP_SELINUX)
-		return write_proc(child, own, "exec", op->f[0].s);
-	if (snprintf(text, sizeof(text), "exec %s", op->f[0].s) >= (int)sizeof(text))
+	if (snprintf(text, sizeof(text), "%s%s", is_selinux ? "" : "exec ", op->f[0].s) >=
+	    (int)sizeof(text))
 		return -ENAMETOOLONG;
-	result = write_proc(child, own, "apparmor/exec", text);
+	if (!is_selinux)
+		result = write_proc(child, own, "apparmor/exec", text);
 	return result == -ENOENT ? write_proc(child, own, "exec", text) : result;
 }
 
@@ -271,28 +213,24 @@ int op_terminal(struct child *child, const struct op *op)
 	const struct winsize size = {.ws_row = (unsigned short)op->f[0].u,
 				     .ws_col = (unsigned short)op->f[1].u};
 	const struct report report = {.stage = OP_TERMINAL};
-	cleanup_fd int master = -1, slave = -1, tree = -1;
 	struct statfs fs;
 	int unlock = 0;
 
 	child->detail = "/dev/pts/ptmx";
 	if (child->root < 0)
 		return -EINVAL;
-	master = k_openat2(child->root, child->detail, O_RDWR | O_NOCTTY,
-			   RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
-	TRY(master);
+	OPEN(master, k_openat2(child->root, child->detail, O_RDWR | O_NOCTTY,
+			       RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS));
 	if (fstatfs(master, &fs) < 0 || fs.f_type != DEVPTS_SUPER_MAGIC)
 		return -ENODEV;
 	TRY(checked(ioctl(master, TIOCSPTLCK, &unlock)));
-	slave = checked(ioctl(master, K_TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
-	TRY(slave);
+	OPEN(slave, checked(ioctl(master, K_TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)));
 	if (size.ws_row)
 		TRY(checked(ioctl(slave, TIOCSWINSZ, &size)));
 	TRY(checked(fchown(slave, child->plan->uid, (gid_t)-1)));
 	if (*op->f[2].s) {
 		child->detail = op->f[2].s;
-		tree = k_open_tree(slave, "", false);
-		TRY(tree);
+		OPEN(tree, k_open_tree(slave, "", false));
 		TRY(place_file(child, tree, op->f[2].s));
 	}
 	TRY(checked(ioctl(slave, TIOCSCTTY, 0)));

@@ -27,32 +27,23 @@ char *find_memory_dir(const char *dirs, uint32_t bytes)
 	return NULL;
 }
 
-static bool read_count(const char *dir, const char *file, uint64_t *count)
-{
-	char path[PATH_ROOM], text[1024];
-	const char *line;
-
-	if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path) ||
-	    read_text(path, text, sizeof(text)) < 0)
-		return false;
-	line = strstr(text, "oom_kill ");
-	*count = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
-	return true;
-}
-
 /* Only asked about a SIGKILL that nobody here sent. */
 static bool was_oom_killed(struct container *c)
 {
-	uint64_t count = 0, seen = c->oom_kills;
+	static const char *const files[] = {"memory.events", "memory.oom_control"};
+	char path[PATH_ROOM], text[1024];
+	uint64_t seen = c->oom_kills;
 
-	if (!c->memory_dir)
-		return false;
-	if (!read_count(c->memory_dir, "memory.events", &count) &&
-	    !read_count(c->memory_dir, "memory.oom_control", &count))
-		return false;
-	c->oom_kills = count;
-	/* A lower count is that of a new cgroup of the same name. */
-	return count != 0 && count != seen;
+	for (int i = 0; c->memory_dir && i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%s", c->memory_dir, files[i]);
+		if (read_text(path, text, sizeof(text)) < 0)
+			continue;
+		const char *line = strstr(text, "oom_kill ");
+		c->oom_kills = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
+		/* A lower count is that of a new cgroup of the same name. */
+		return c->oom_kills != 0 && c->oom_kills != seen;
+	}
+	return false;
 }
 
 static void note_end(struct container *c, const struct ending *ending)
@@ -71,6 +62,12 @@ static void note_end(struct container *c, const struct ending *ending)
 		c->exit_flags |= EXIT_OOM;
 }
 
+static void let_go(struct monitor *m, struct container *c)
+{
+	table_set_pid(&m->table, c, 0);
+	m->live--;
+}
+
 /* The last output is in the log before anybody hears of the end. */
 static void close_output(struct monitor *m, struct container *c)
 {
@@ -81,12 +78,6 @@ static void close_output(struct monitor *m, struct container *c)
 		unwatch(m, &streams[i]->source);
 	}
 	log_close(&c->log);
-}
-
-static void let_go(struct monitor *m, struct container *c)
-{
-	table_set_pid(&m->table, c, 0);
-	m->live--;
 }
 
 static void reap(struct monitor *m, struct container *c)
@@ -129,36 +120,31 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 int record_exit(struct monitor *m, struct container *c, const void *ending)
 {
 	struct journal_record record;
-	bool is_failed_start = c->state == STATE_FAILING;
+	const bool is_failed_start = c->state == STATE_FAILING;
 
 	note_end(c, ending);
 	close_report(m, c);
 	close_output(m, c);
-	if (is_failed_start) {
-		reap(m, c);
-		finish_failed_start(m, c);
-		answer_waiters(m, c);
-		return 0;
+	if (!is_failed_start) {
+		record = record_of(c, REC_EXITED);
+		record.flags = c->exit_flags;
+		record.code = c->code;
+		record.at_ns = c->ended_at_ns;
+		journal_keep(&m->journal, record);
 	}
-	record = record_of(c, REC_EXITED);
-	record.flags = c->exit_flags;
-	record.code = c->code;
-	record.at_ns = c->ended_at_ns;
-	journal_keep(&m->journal, record);
 	reap(m, c);
-	c->state = STATE_EXITED;
-	c->kill_at_ms = 0;
-	/* Whoever asked for a RELEASE that came too late. */
-	if (c->starter.client)
-		reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
-	c->starter = (struct asker){0};
+	if (is_failed_start) {
+		finish_failed_start(m, c);
+	} else {
+		c->state = STATE_EXITED;
+		c->kill_at_ms = 0;
+		/* Whoever asked for a RELEASE that came too late. */
+		if (c->starter.client)
+			reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
+		c->starter = (struct asker){0};
+	}
 	answer_waiters(m, c);
 	return 0;
-}
-
-static int status_of(const siginfo_t *info)
-{
-	return info->si_code == CLD_EXITED ? (info->si_status & 0xff) << 8 : info->si_status & 0x7f;
 }
 
 /* Looks before it reaps: a monitor that dies in between leaves the zombie, and with it the
@@ -173,7 +159,8 @@ void collect_children(struct monitor *m)
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
 			return;
 		c = table_find_pid(&m->table, info.si_pid);
-		ending.status = status_of(&info);
+		ending.status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8
+							   : info.si_status & 0x7f;
 		if (c && c->pidfd.fd < 0) {
 			read_report(m, c, 0);
 			dispatch(m, c, EVENT_GONE, &ending);
@@ -187,17 +174,6 @@ void collect_children(struct monitor *m)
 	}
 }
 
-static bool is_held_both_ways(pid_t pid, int number)
-{
-	char path[48], text[128], *flags;
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", (int)pid, number);
-	if (read_text(path, text, sizeof(text)) < 0)
-		return false;
-	flags = strstr(text, "flags:");
-	return flags && (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) == O_RDWR;
-}
-
 /* Its output goes on into the log if it still is our pipe; what filled up meanwhile is there.
  * A program may put there what it likes, when it likes: what is opened is held first, without
  * effect on it, and looked at. Ours is a pipe that the container's first process holds for
@@ -206,14 +182,18 @@ static bool is_held_both_ways(pid_t pid, int number)
  * one logged: it could as well have copied it. */
 static void reopen_output(struct monitor *m, struct stream *stream, pid_t pid, int number)
 {
-	char path[48];
+	char path[48], text[128], *flags;
 	struct statfs fs;
 	cleanup_fd int place = -1;
 
 	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
 	place = open(path, O_PATH | O_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", (int)pid, number);
 	if (place < 0 || fstatfs(place, &fs) < 0 || fs.f_type != PIPEFS_MAGIC ||
-	    !is_held_both_ways(pid, number))
+	    read_text(path, text, sizeof(text)) < 0)
+		return;
+	flags = strstr(text, "flags:");
+	if (!flags || (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDWR)
 		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", place);
 	stream->source.fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -260,20 +240,14 @@ int adopt_container(struct monitor *m, struct container *c, const void *data)
 	return 0;
 }
 
-/* What the kernel tells; false before 6.13, when nobody but the parent ever learns the status. */
-static bool read_info(int pidfd, struct k_pidfd_info *info)
-{
-	*info = (struct k_pidfd_info){.mask = K_PIDFD_INFO_EXIT};
-	return ioctl(pidfd, K_PIDFD_GET_INFO, info) == 0;
-}
-
-/* Readable at the end, hung up when it is reaped: only then is the status there. */
+/* Readable at the end, hung up when it is reaped: only then is the status there. Before 6.13
+ * nobody but the parent ever learns it. */
 void pidfd_event(struct monitor *m, void *owner, uint32_t events)
 {
 	struct container *c = owner;
 	struct epoll_event hangup_only = {.data.ptr = &c->pidfd};
-	struct k_pidfd_info info;
-	const bool is_told = read_info(c->pidfd.fd, &info);
+	struct k_pidfd_info info = {.mask = K_PIDFD_INFO_EXIT};
+	const bool is_told = ioctl(c->pidfd.fd, K_PIDFD_GET_INFO, &info) == 0;
 	struct ending ending = {.status = info.exit_code};
 
 	ending.is_unknown = !is_told || !(info.mask & K_PIDFD_INFO_EXIT);

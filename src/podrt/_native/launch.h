@@ -87,6 +87,7 @@ struct child {
 typedef int operation(struct child *child, const struct op *op);
 struct op_kind {
 	operation *source, *act;
+	char first; /* of its fields: what a failure names, if it is a string */
 };
 extern const struct op_kind op_kinds[OP_COUNT];
 
@@ -94,15 +95,14 @@ _Noreturn void child_main(const struct launch *launch);
 struct child child_of(const struct launch *launch);
 int child_enter(struct child *child, const struct op *op);
 int child_seal(struct child *child);
-int child_expand(const struct child *child, const char *text, char *room, size_t size);
+#define STATE_ROOM (64u << 10)
+int child_expand(const struct child *child, const char *text, char *room);
 _Noreturn void child_die(const struct child *child, uint32_t stage, int error);
 
 operation source_overlay, source_root, source_filesystem, source_bind, source_shm;
-operation op_root, op_mount, op_bind, op_pod_shm, op_device, op_symlink, op_mask, op_readonly;
-operation op_pivot, op_propagation, op_cwd, op_setns, op_name, op_terminal, op_hook, op_exec;
-operation op_mount_attr, op_user, op_caps, op_no_new_privs, op_seccomp, op_keyring, op_rlimit,
-    op_umask;
-operation op_sysctl, op_label, op_ioprio, op_sched, op_affinity, op_personality;
+operation op_setns, op_root, op_mount, op_bind, op_pod_shm, op_device, op_symlink, op_hide;
+operation op_mount_attr, op_pivot, op_propagation, op_cwd, op_sysctl, op_label;
+operation op_call, op_caps, op_user, op_seccomp, op_terminal, op_hook, op_exec;
 
 #define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 int open_in_root(const struct child *child, const char *path, uint64_t flags);

@@ -21,8 +21,7 @@ struct grave {
 struct log {
 	int fd;
 	char *path;
-	uint64_t bytes;
-	uint64_t max_bytes;
+	uint64_t bytes, max_bytes;
 };
 
 struct stream {
@@ -70,14 +69,11 @@ void journal_keep(struct journal *journal, struct journal_record record);
 bool journal_retry(struct journal *journal);
 
 /* ---- clients.c ---- */
-struct packet;
 struct client {
 	struct grave grave;
 	struct client *next;
 	struct source source;
 	uint64_t serial;
-	struct packet *first, **last;
-	size_t queued;
 };
 
 /* Who asked, by serial number: clients come and go. */
@@ -137,9 +133,7 @@ struct waiter {
 
 struct container {
 	struct grave grave;
-	struct container *next_by_id;
-	struct container *next_by_pid;
-	struct container *next_stopping;
+	struct container *next_by_id, *next_by_pid, *next_stopping;
 	uint8_t id[ID_BYTES];
 	enum state state;
 	uint32_t run;
@@ -159,8 +153,7 @@ struct container {
 	bool is_listed;     /* among those that are stopping */
 	bool is_removing;
 	uint64_t oom_kills; /* of its cgroup, as last seen */
-	bool by_user;
-	bool was_killed;
+	bool by_user, was_killed;
 	uint16_t exit_flags;
 	int32_t code;
 	uint64_t ended_at_ns;

@@ -6,19 +6,14 @@
 /* A directory of the host that nobody needs: the new root hangs there until it is the root. */
 #define ROOT_PLACE "/proc/tty"
 
+#define SAFE_ATTRS (K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC)
 #define MAX_LAYERS 501 /* the kernel's own limit, and the upper one */
 
 static const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
 static const struct k_mount_attr made_private = {.propagation = MS_PRIVATE};
 
-static bool is_procfs(int fd)
-{
-	struct statfs fs;
-
-	return fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
-}
-
-static int fs_options(int fs, struct list options)
+/* A detached mount of a configured file system: options as "key" or "key=value". */
+static int mount_fs(int fs, struct list options, uint64_t attrs)
 {
 	for (const char *option; (option = next_str(&options));) {
 		const char *value = strchr(option, '=');
@@ -31,13 +26,14 @@ static int fs_options(int fs, struct list options)
 		TRY(k_fsconfig(fs, value ? K_SET_STRING : K_SET_FLAG, key,
 			       value ? value + 1 : NULL));
 	}
-	return 0;
+	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));
+	return k_fsmount(fs, attrs);
 }
 
 static int map_ids(int tree, bool recursive, const char *uid_map, const char *gid_map)
 {
-	cleanup_fd int space = -1;
 	char path[32];
+	int space;
 	pid_t pid;
 
 	if (!uid_map || !*uid_map || !*gid_map)
@@ -47,10 +43,10 @@ static int map_ids(int tree, bool recursive, const char *uid_map, const char *gi
 	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
 	space = checked(open(path, O_RDONLY | O_CLOEXEC));
 	end_idle(pid);
-	TRY(space);
+	OPEN(held, space);
 	return k_mount_setattr(
 	    tree, recursive,
-	    (struct k_mount_attr){.attr_set = K_ATTR_IDMAP, .userns_fd = (uint64_t)space});
+	    (struct k_mount_attr){.attr_set = K_ATTR_IDMAP, .userns_fd = (uint64_t)held});
 }
 
 /* Layers as the plan's user namespace sees them: mounts that must last until they are used. */
@@ -84,9 +80,8 @@ static int overlay_by_fsopen(struct child *child, const struct op *op)
 	const char *upper = op->f[1].s;
 	const bool is_mapped = op->flags & FLAG_MAPPED;
 	struct list lower = op->f[0].l;
-	cleanup_fd int fs = k_fsopen("overlay");
 
-	TRY(fs);
+	OPEN(fs, k_fsopen("overlay"));
 	for (const char *layer; (layer = next_str(&lower));)
 		TRY(is_mapped ? add_mapped(child, &layers, fs, layer)
 			      : k_fsconfig(fs, K_SET_STRING, "lowerdir+", layer));
@@ -97,51 +92,41 @@ static int overlay_by_fsopen(struct child *child, const struct op *op)
 		TRY(k_fsconfig(fs, K_SET_STRING, "upperdir", upper));
 		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", op->f[2].s));
 	}
-	TRY(fs_options(fs, op->f[3].l));
-	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));
-	return k_fsmount(fs, 0);
+	return mount_fs(fs, op->f[3].l, 0);
 }
 
-struct text {
-	size_t used;
-	char room[PATH_ROOM];
-};
-
-/* `special` bytes separate values in overlay options and are escaped by a backslash. One byte
- * too many is kept, to be found. */
-static void text_add(struct text *text, const char *piece, const char *special)
+/* Puts `value` behind `name`, its `special` bytes escaped: they separate values. */
+static bool add_option(char *room, const char *name, const char *value, const char *special)
 {
-	for (; *piece; piece++) {
-		if (strchr(special, *piece) && text->used < sizeof(text->room))
-			text->room[text->used++] = '\\';
-		if (text->used < sizeof(text->room))
-			text->room[text->used++] = *piece;
+	size_t used = strlen(room);
+
+	used += (size_t)snprintf(room + used, PATH_ROOM - used, "%s", name);
+	for (; *value && used + 2 < PATH_ROOM; room[used] = '\0') {
+		if (strchr(special, *value))
+			room[used++] = '\\';
+		room[used++] = *value++;
 	}
+	return used < PATH_ROOM && !*value;
 }
 
 /* Before 6.8 there is no `lowerdir+`, and fsconfig takes no string of more than 255 bytes. */
 static int overlay_by_mount(const struct op *op, const char *place)
 {
-	struct text text = {0};
 	struct list lower = op->f[0].l, options = op->f[3].l;
+	char room[PATH_ROOM] = "";
+	bool fits = true;
 	int tree;
 
-	text_add(&text, "lowerdir=", "");
-	for (const char *layer; (layer = next_str(&lower));) {
-		text_add(&text, layer, "\\:,");
-		text_add(&text, lower.count ? ":" : "", "");
-	}
-	for (int i = 1; i < 3 && *op->f[1].s; i++) {
-		text_add(&text, i == 1 ? ",upperdir=" : ",workdir=", "");
-		text_add(&text, op->f[i].s, "\\,");
-	}
-	for (const char *option; (option = next_str(&options));) {
-		text_add(&text, ",", "");
-		text_add(&text, option, "");
-	}
-	if (text.used >= sizeof(text.room))
+	for (const char *layer; (layer = next_str(&lower));)
+		fits = fits && add_option(room, *room ? ":" : "lowerdir=", layer, "\\:,");
+	if (*op->f[1].s)
+		fits = fits && add_option(room, ",upperdir=", op->f[1].s, "\\,") &&
+		       add_option(room, ",workdir=", op->f[2].s, "\\,");
+	for (const char *option; (option = next_str(&options));)
+		fits = fits && add_option(room, ",", option, "");
+	if (!fits)
 		return -ENAMETOOLONG;
-	TRY(checked(mount("overlay", place, "overlay", 0, text.room)));
+	TRY(checked(mount("overlay", place, "overlay", 0, room)));
 	tree = k_open_tree(AT_FDCWD, place, false);
 	umount2(place, MNT_DETACH);
 	return tree;
@@ -164,9 +149,7 @@ int source_overlay(struct child *child, const struct op *op)
 
 int source_root(struct child *child, const struct op *op)
 {
-	cleanup_fd int tree = k_open_tree(AT_FDCWD, child->detail = op->f[0].s, true);
-
-	TRY(tree);
+	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, true));
 	if (op->flags & FLAG_MAPPED)
 		TRY(map_ids(tree, true, child->plan->uid_map, child->plan->gid_map));
 	return take_fd(&tree);
@@ -174,11 +157,9 @@ int source_root(struct child *child, const struct op *op)
 
 int op_root(struct child *child, const struct op *op)
 {
-	cleanup_fd int under = checked(open(ROOT_PLACE, O_PATH | O_DIRECTORY | O_CLOEXEC));
-
 	(void)op;
 	child->detail = ROOT_PLACE;
-	TRY(under);
+	OPEN(under, checked(open(ROOT_PLACE, O_PATH | O_DIRECTORY | O_CLOEXEC)));
 	if (!plan_has(child->plan, OP_PROPAGATION))
 		TRY(k_mount_setattr(child->tree, true, made_private));
 	TRY(k_move_mount(child->tree, under));
@@ -186,60 +167,47 @@ int op_root(struct child *child, const struct op *op)
 	return 0;
 }
 
-/* What the kernel says about a refused file system goes into the detail. */
-static int explain(struct child *child, int fs, const char *dest, int result)
-{
-	char said[sizeof(child->note) / 2];
-	ssize_t n = read(fs, said, sizeof(said) - 1);
-
-	if (n <= 2)
-		return result;
-	said[n] = '\0';
-	said[strcspn(said, "\n")] = '\0';
-	snprintf(child->note, sizeof(child->note), "%.60s (%s)", dest, said + 2);
-	child->detail = child->note;
-	return result;
-}
-
-/* type, source, dest, attributes, options */
+/* type, source, dest, attributes, options. What the kernel says about a refused file system goes
+ * into the detail. */
 int source_filesystem(struct child *child, const struct op *op)
 {
 	const char *dest = child->detail = op->f[2].s;
-	cleanup_fd int fs = k_fsopen(op->f[0].s);
-	int result = fs;
+	char said[sizeof(child->note) / 2] = "";
+	int result;
 
-	if (result >= 0 && *op->f[1].s)
-		result = k_fsconfig(fs, K_SET_STRING, "source", op->f[1].s);
-	if (result >= 0)
-		result = fs_options(fs, op->f[4].l);
-	if (result >= 0)
-		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
-	if (result < 0)
-		return fs < 0 ? result : explain(child, fs, dest, result);
-	return k_fsmount(fs, op->f[3].q);
+	OPEN(fs, k_fsopen(op->f[0].s));
+	if (*op->f[1].s)
+		TRY(k_fsconfig(fs, K_SET_STRING, "source", op->f[1].s));
+	result = mount_fs(fs, op->f[4].l, op->f[3].q);
+	if (result < 0 && read(fs, said, sizeof(said) - 1) > 2) {
+		said[strcspn(said, "\n")] = '\0';
+		snprintf(child->note, sizeof(child->note), "%.60s (%s)", dest, said + 2);
+		child->detail = child->note;
+	}
+	return result;
+}
+
+static bool is_procfs(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
 /* CVE-2019-16884: /proc and /sys that are symlinks in the image would put the mount, and with
  * it every mask, where the image wants them. */
-static int open_kernel_place(struct child *child, const char *dest)
-{
-	int fd = k_openat2(child->root, dest, O_PATH | O_DIRECTORY,
-			   RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
-
-	return fd == -ENOENT ? make_in_root(child, dest) : fd;
-}
-
 int op_mount(struct child *child, const struct op *op)
 {
 	const char *dest = op->f[2].s;
 	const bool is_proc = !strcmp(op->f[0].s, "proc");
-	const bool is_kernel = is_proc || !strcmp(op->f[0].s, "sysfs");
-	cleanup_fd int place = -1;
+	int found = -ENOENT;
 
 	if (child->root < 0 || (is_proc && !is_procfs(child->tree)))
 		return -EINVAL;
-	place = is_kernel ? open_kernel_place(child, dest) : make_in_root(child, dest);
-	TRY(place);
+	if (is_proc || !strcmp(op->f[0].s, "sysfs"))
+		found = k_openat2(child->root, dest, O_PATH | O_DIRECTORY,
+				  RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+	OPEN(place, found == -ENOENT ? make_in_root(child, dest) : found);
 	if (op->flags & FLAG_COPY_UP)
 		TRY(copy_tree(place, child->tree));
 	TRY(k_move_mount(child->tree, place));
@@ -248,25 +216,13 @@ int op_mount(struct child *child, const struct op *op)
 	return 0;
 }
 
-/* A file system without options but those of `settings`, key and value in turn, up to a NULL. */
-static int plain_mount(const char *type, const char *const *settings)
-{
-	cleanup_fd int fs = k_fsopen(type);
-
-	TRY(fs);
-	for (; *settings; settings += 2)
-		TRY(k_fsconfig(fs, K_SET_STRING, settings[0], settings[1]));
-	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));
-	return k_fsmount(fs, K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC);
-}
-
 /* A procfs of our own pid namespace that nobody can have prepared. */
 int verified_proc(struct child *child)
 {
-	const char *const none[] = {NULL};
-
-	if (child->proc < 0)
-		child->proc = plain_mount("proc", none);
+	if (child->proc < 0) {
+		OPEN(fs, k_fsopen("proc"));
+		child->proc = mount_fs(fs, (struct list){0}, SAFE_ATTRS);
+	}
 	if (child->proc >= 0 && !is_procfs(child->proc)) {
 		close_fd(&child->proc);
 		return -EINVAL;
@@ -291,13 +247,10 @@ static int set_attrs(int fd, const union field *f, bool below, uint32_t how)
 int source_bind(struct child *child, const struct op *op)
 {
 	uint32_t how = op->f[4].u;
-	cleanup_fd int tree = -1;
 
 	if (!(how & PROPAGATIONS))
 		how |= MS_PRIVATE | MS_REC;
-	child->detail = op->f[0].s;
-	tree = k_open_tree(AT_FDCWD, op->f[0].s, how & BIND_RECURSIVE);
-	TRY(tree);
+	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, how & BIND_RECURSIVE));
 	child->detail = op->f[1].s;
 	TRY(set_attrs(tree, op->f + 2, how & BIND_ATTRS_RECURSIVE, how));
 	if (op->code == OP_IDMAP_BIND)
@@ -308,9 +261,7 @@ int source_bind(struct child *child, const struct op *op)
 /* dest, attributes to set and to clear, flags */
 int op_mount_attr(struct child *child, const struct op *op)
 {
-	cleanup_fd int place = open_in_root(child, child->detail = op->f[0].s, 0);
-
-	TRY(place);
+	OPEN(place, open_in_root(child, op->f[0].s, 0));
 	return set_attrs(place, op->f + 1, op->f[3].u & MOUNT_ATTR_BELOW, op->f[3].u);
 }
 
@@ -333,7 +284,7 @@ int op_bind(struct child *child, const struct op *op)
 
 int source_shm(struct child *child, const struct op *op)
 {
-	child->detail = op->f[0].s;
+	(void)op;
 	if (!child->launch->shm_path)
 		return -ENOENT;
 	return k_open_tree(AT_FDCWD, child->launch->shm_path, false);
@@ -341,9 +292,7 @@ int source_shm(struct child *child, const struct op *op)
 
 int op_pod_shm(struct child *child, const struct op *op)
 {
-	cleanup_fd int place = make_in_root(child, op->f[0].s);
-
-	TRY(place);
+	OPEN(place, make_in_root(child, op->f[0].s));
 	TRY(k_mount_setattr(child->tree, false, made_private));
 	return k_move_mount(child->tree, place);
 }
@@ -351,52 +300,36 @@ int op_pod_shm(struct child *child, const struct op *op)
 /* One empty read-only directory serves every masked one, one /dev/null every masked file. */
 static int mask_tree(struct child *child, bool is_directory)
 {
-	const char *const settings[] = {"nr_inodes", "1", "mode", "755", NULL};
 	int *tree = is_directory ? &child->blank : &child->null;
 
-	if (*tree < 0) {
-		*tree = is_directory ? plain_mount("tmpfs", settings)
-				     : verified_node("/dev/null", S_IFCHR, makedev(1, 3));
-		TRY(*tree);
-		if (is_directory)
-			TRY(k_mount_setattr(*tree, false, read_only));
+	if (*tree < 0 && is_directory) {
+		OPEN(fs, k_fsopen("tmpfs"));
+		TRY(k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1"));
+		TRY(k_fsconfig(fs, K_SET_STRING, "mode", "755"));
+		*tree = mount_fs(fs, (struct list){0}, SAFE_ATTRS | K_ATTR_RDONLY);
+	} else if (*tree < 0) {
+		*tree = verified_node("/dev/null", S_IFCHR, makedev(1, 3));
 	}
-	return k_open_tree(*tree, "", false);
+	return *tree < 0 ? *tree : k_open_tree(*tree, "", false);
 }
 
-static bool is_missing(int result)
+/* Over a path that is not there nothing need be laid. For a read-only one: a clone with all that
+ * lies below it (masks too) goes over the path itself, so that every other mount flag stays. */
+int op_hide(struct child *child, const struct op *op)
 {
-	return result == -ENOENT || result == -ENOTDIR;
-}
-
-int op_mask(struct child *child, const struct op *op)
-{
-	cleanup_fd int place = open_in_root(child, child->detail = op->f[0].s, 0), tree = -1;
+	const int found = open_in_root(child, op->f[0].s, 0);
 	struct stat st;
 
-	if (is_missing(place))
+	if (found == -ENOENT || found == -ENOTDIR)
 		return 0;
-	TRY(place);
-	TRY(checked(fstat(place, &st)));
-	tree = mask_tree(child, S_ISDIR(st.st_mode));
-	TRY(tree);
-	return k_move_mount(tree, place);
-}
-
-/* A clone of the path with all that lies below it (masks too) goes over the path itself, so
- * that every other mount flag stays as it was. */
-int op_readonly(struct child *child, const struct op *op)
-{
-	cleanup_fd int place = open_in_root(child, child->detail = op->f[0].s, 0), tree = -1;
-
-	if (is_missing(place))
-		return 0;
-	TRY(place);
-	if (op->flags & FLAG_READONLY_IN_PLACE)
+	OPEN(place, found);
+	if (op->code == OP_READONLY && op->flags & FLAG_READONLY_IN_PLACE)
 		return k_mount_setattr(place, false, read_only);
-	tree = k_open_tree(place, "", true);
-	TRY(tree);
-	TRY(k_mount_setattr(tree, true, read_only));
+	TRY(checked(fstat(place, &st)));
+	OPEN(tree, op->code == OP_MASK ? mask_tree(child, S_ISDIR(st.st_mode))
+				       : k_open_tree(place, "", true));
+	if (op->code == OP_READONLY)
+		TRY(k_mount_setattr(tree, true, read_only));
 	return k_move_mount(tree, place);
 }
 

@@ -3,7 +3,6 @@
  * path that the kernel would walk again. */
 #include "launch.h"
 
-#include <dirent.h>
 #include <sys/sendfile.h>
 
 #define MAX_DEPTH 64
@@ -78,18 +77,17 @@ static int make_parent(const struct child *child, const char *path, const char *
 int place_file(const struct child *child, int tree, const char *path)
 {
 	const char *name;
-	cleanup_fd int place = open_in_root(child, path, 0), parent = -1, made = -1;
+	int found = open_in_root(child, path, 0);
 
-	if (place == -ENOENT) {
-		parent = make_parent(child, path, &name);
-		TRY(parent);
-		made = openat(parent, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC,
-			      0644);
+	if (found == -ENOENT) {
+		OPEN(parent, make_parent(child, path, &name));
+		cleanup_fd int made = openat(
+		    parent, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_CLOEXEC, 0644);
 		if (made < 0 && errno != EEXIST)
 			return -errno;
-		place = open_in_root(child, path, 0);
+		found = open_in_root(child, path, 0);
 	}
-	TRY(place);
+	OPEN(place, found);
 	return k_move_mount(tree, place);
 }
 
@@ -97,11 +95,10 @@ int place_file(const struct child *child, int tree, const char *path)
  * is only as good as its source. */
 int verified_node(const char *path, mode_t type, dev_t device)
 {
-	cleanup_fd int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
+	OPEN(fd, checked(open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC)));
+	TRY(checked(fstat(fd, &st)));
 	if ((st.st_mode & S_IFMT) != type || st.st_rdev != device)
 		return -ENODEV;
 	return k_open_tree(fd, "", false);
@@ -115,20 +112,18 @@ int op_device(struct child *child, const struct op *op)
 	const uint32_t kind = f[1].u, uid = f[5].u, gid = f[6].u;
 	dev_t device = kind == 'p' ? 0 : makedev(f[2].u, f[3].u);
 	mode_t type = kind == 'c' ? S_IFCHR : kind == 'b' ? S_IFBLK : S_IFIFO;
-	cleanup_fd int parent = -1, tree = -1;
 	struct stat st;
 
 	if (kind != 'c' && kind != 'b' && kind != 'p')
 		return -EINVAL;
-	parent = make_parent(child, path, &name);
-	TRY(parent);
+	OPEN(parent, make_parent(child, path, &name));
 	if (mknodat(parent, name, type | (f[4].u & 07777), device) == 0)
 		return uid == 0 && gid == 0
 			   ? 0
 			   : checked(fchownat(parent, name, uid, gid, AT_SYMLINK_NOFOLLOW));
 	if (errno == EPERM && child->plan->is_foreign) {
-		tree = verified_node(path, type, device);
-		return tree < 0 ? tree : place_file(child, tree, path);
+		OPEN(tree, verified_node(path, type, device));
+		return place_file(child, tree, path);
 	}
 	/* What is there already may be the host's own node: use it, never change it. */
 	if (errno != EEXIST)
@@ -140,9 +135,8 @@ int op_device(struct child *child, const struct op *op)
 int op_symlink(struct child *child, const struct op *op)
 {
 	const char *path = child->detail = op->f[1].s, *name;
-	cleanup_fd int parent = make_parent(child, path, &name);
 
-	TRY(parent);
+	OPEN(parent, make_parent(child, path, &name));
 	/* An image may bring its own /etc/mtab: that one stays. */
 	return symlinkat(op->f[0].s, parent, name) < 0 && errno != EEXIST ? -errno : 0;
 }
@@ -150,21 +144,15 @@ int op_symlink(struct child *child, const struct op *op)
 /* CVE-2024-21626: a working directory outside the root would be a way out of it. */
 int op_cwd(struct child *child, const struct op *op)
 {
-	const char *path = child->detail = op->f[0].s;
+	const char *path = op->f[0].s;
 	char room[PATH_ROOM];
-	cleanup_fd int fd = -1;
 
-	if (child->root < 0)
-		return -EINVAL;
-	fd = op->flags & FLAG_MAKE ? make_in_root(child, path)
-				   : open_in_root(child, path, O_DIRECTORY);
-	TRY(fd);
+	OPEN(fd, op->flags & FLAG_MAKE ? make_in_root(child, path)
+				       : open_in_root(child, path, O_DIRECTORY));
 	TRY(checked(fchdir(fd)));
 	TRY(K(getcwd, room, sizeof(room)));
 	return room[0] == '/' ? 0 : -ENOENT;
 }
-
-static int copy_entry(int from, int to, const char *name, const struct stat *st, int depth);
 
 struct entry { /* as getdents64 has it */
 	uint64_t inode, offset;
@@ -173,75 +161,57 @@ struct entry { /* as getdents64 has it */
 	char name[];
 };
 
-static int copy_directory(int from, int to, int depth)
+static int copy_open(int from, int to, int depth);
+
+/* Directories, files and links; whatever else there is stays behind. */
+static int copy_entry(int from, int to, const char *name, int depth)
 {
-	char room[2048] __attribute__((aligned(8)));
-	long n;
-
-	while ((n = syscall(SYS_getdents64, from, room, sizeof(room))) > 0) {
-		for (char *at = room; at < room + n; at += ((struct entry *)at)->bytes) {
-			const char *name = ((struct entry *)at)->name;
-			struct stat st;
-
-			if (!strcmp(name, ".") || !strcmp(name, ".."))
-				continue;
-			TRY(checked(fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW)));
-			TRY(copy_entry(from, to, name, &st, depth));
-		}
-	}
-	return checked(n);
-}
-
-static int copy_content(int from, int to, const struct stat *st, int depth)
-{
-	ssize_t n = 1;
-
-	if (S_ISDIR(st->st_mode))
-		TRY(copy_directory(from, to, depth));
-	while (S_ISREG(st->st_mode) && n > 0)
-		n = sendfile(to, from, NULL, 1 << 20);
-	TRY(checked(n));
-	TRY(checked(fchown(to, st->st_uid, st->st_gid)));
-	return checked(fchmod(to, st->st_mode & 07777));
-}
-
-static int copy_entry(int from, int to, const char *name, const struct stat *st, int depth)
-{
-	const int flags = O_NOFOLLOW | O_CLOEXEC | (S_ISDIR(st->st_mode) ? O_DIRECTORY : 0);
-	const int access = S_ISDIR(st->st_mode) ? O_RDONLY : O_WRONLY | O_CREAT | O_EXCL;
-	cleanup_fd int source = -1, made = -1;
-	char target[PATH_ROOM];
-	ssize_t n;
-
-	if (depth >= MAX_DEPTH)
-		return -ELOOP;
-	if (S_ISLNK(st->st_mode)) {
-		n = readlinkat(from, name, target, sizeof(target) - 1);
-		TRY(checked(n));
-		target[n] = '\0';
-		TRY(checked(symlinkat(target, to, name)));
-		return checked(fchownat(to, name, st->st_uid, st->st_gid, AT_SYMLINK_NOFOLLOW));
-	}
-	if (!S_ISDIR(st->st_mode) && !S_ISREG(st->st_mode))
-		return 0;
-	source = checked(openat(from, name, O_RDONLY | O_NONBLOCK | flags));
-	TRY(source);
-	if (S_ISDIR(st->st_mode))
-		TRY(checked(mkdirat(to, name, 0700)));
-	made = checked(openat(to, name, access | flags, 0600));
-	TRY(made);
-	return copy_content(source, made, st, depth + 1);
-}
-
-/* Directories, files and links with their owners and modes, from one directory to another. */
-int copy_tree(int from, int to)
-{
-	cleanup_fd int source = checked(openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-	cleanup_fd int target = checked(openat(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	const int flags = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
+	char target[PATH_ROOM] = "";
 	struct stat st;
 
-	TRY(source);
-	TRY(target);
-	TRY(checked(fstat(source, &st)));
-	return copy_content(source, target, &st, 0);
+	TRY(checked(fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW)));
+	if (S_ISLNK(st.st_mode)) {
+		TRY(checked(readlinkat(from, name, target, sizeof(target) - 1)));
+		TRY(checked(symlinkat(target, to, name)));
+		return checked(fchownat(to, name, st.st_uid, st.st_gid, AT_SYMLINK_NOFOLLOW));
+	}
+	if (S_ISDIR(st.st_mode))
+		TRY(checked(mkdirat(to, name, 0700)));
+	else if (!S_ISREG(st.st_mode))
+		return 0;
+	OPEN(source, checked(openat(from, name, O_RDONLY | flags)));
+	OPEN(made,
+	     checked(openat(to, name, flags | (S_ISDIR(st.st_mode) ? O_RDONLY : O_WRONLY | O_CREAT),
+			    0600)));
+	return copy_open(source, made, depth + 1);
+}
+
+static int copy_open(int from, int to, int depth)
+{
+	char room[2048] __attribute__((aligned(8)));
+	struct stat st;
+	long n = 1;
+
+	TRY(depth < MAX_DEPTH ? checked(fstat(from, &st)) : -ELOOP);
+	while (n > 0 && S_ISREG(st.st_mode))
+		n = sendfile(to, from, NULL, 1 << 20);
+	while (n > 0 && (n = syscall(SYS_getdents64, from, room, sizeof(room))) > 0)
+		for (char *at = room; at < room + n; at += ((struct entry *)at)->bytes) {
+			const char *name = ((struct entry *)at)->name;
+
+			if (strcmp(name, ".") && strcmp(name, ".."))
+				TRY(copy_entry(from, to, name, depth));
+		}
+	TRY(checked(n));
+	TRY(checked(fchown(to, st.st_uid, st.st_gid)));
+	return checked(fchmod(to, st.st_mode & 07777));
+}
+
+/* With owners and modes, from one directory to another. */
+int copy_tree(int from, int to)
+{
+	OPEN(source, checked(openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
+	OPEN(target, checked(openat(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
+	return copy_open(source, target, 0);
 }

@@ -29,17 +29,16 @@ static void drop(struct held_ns *held)
 /* The namespaces `pid` is in (0: ours), as far as `flags` asks for them. */
 static int open_spaces(struct held_ns *held, pid_t pid, uint32_t flags)
 {
+	char path[48];
+	struct stat st;
+
 	for (int i = 0; i < HELD_KINDS; i++)
 		held[i] = (struct held_ns){.type = kinds[i].type, .fd = -1};
 	for (int i = 0; i < HELD_KINDS; i++) {
-		char path[48], who[16] = "self";
-		struct stat st;
-
 		if (!(flags & kinds[i].type))
 			continue;
-		if (pid)
-			snprintf(who, sizeof(who), "%d", (int)pid);
-		snprintf(path, sizeof(path), "/proc/%s/ns/%s", who, kinds[i].name);
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)(pid ? pid : getpid()),
+			 kinds[i].name);
 		held[i].fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (held[i].fd < 0 || fstat(held[i].fd, &st) < 0)
 			return -errno;
@@ -57,14 +56,6 @@ static int enter(const struct held_ns *held)
 	return 0;
 }
 
-static int raise_loopback(void)
-{
-	cleanup_fd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
-
-	return fd < 0 ? -errno : checked(ioctl(fd, SIOCSIFFLAGS, &request));
-}
-
 /* Those of a pod with a user namespace belong to that. The maps follow the hostname. */
 static int open_user_spaces(struct monitor *m, uint32_t flags, const char *hostname)
 {
@@ -80,12 +71,15 @@ static int open_user_spaces(struct monitor *m, uint32_t flags, const char *hostn
 static int make_spaces(struct monitor *m, uint32_t flags, const char *hostname)
 {
 	const bool has_user = flags & CLONE_NEWUSER;
+	struct ifreq loopback = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
 
 	TRY(has_user ? open_user_spaces(m, flags, hostname) : checked(unshare((int)flags)));
 	if (flags & CLONE_NEWUTS && *hostname)
 		TRY(checked(sethostname(hostname, strlen(hostname))));
-	if (flags & CLONE_NEWNET)
-		TRY(raise_loopback());
+	if (flags & CLONE_NEWNET) {
+		OPEN(sock, checked(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)));
+		TRY(checked(ioctl(sock, SIOCSIFFLAGS, &loopback)));
+	}
 	return has_user ? 0 : open_spaces(m->held, 0, flags);
 }
 
@@ -114,25 +108,22 @@ static int mount_shm(struct monitor *m, uint64_t bytes)
 	return 0;
 }
 
-static void replace_link(const struct monitor *m, const char *target, const char *name)
-{
-	unlinkat(m->dir, name, 0);
-	if (symlinkat(target, m->dir, name) < 0)
-		return;
-}
-
 static void link_spaces(const struct monitor *m)
 {
-	char target[48];
+	char targets[2][48];
 
 	mkdirat(m->dir, "ns", 0700);
 	for (int i = 0; i < HELD_KINDS; i++) {
-		if (m->held[i].fd < 0)
-			continue;
-		snprintf(target, sizeof(target), "/proc/%d/fd/%d", (int)getpid(), m->held[i].fd);
-		replace_link(m, target, kinds[i].link);
-		snprintf(target, sizeof(target), "%" PRIu64, m->held[i].inode);
-		replace_link(m, target, kinds[i].mark);
+		const char *const names[] = {kinds[i].link, kinds[i].mark};
+
+		snprintf(targets[0], sizeof(targets[0]), "/proc/%d/fd/%d", (int)getpid(),
+			 m->held[i].fd);
+		snprintf(targets[1], sizeof(targets[1]), "%" PRIu64, m->held[i].inode);
+		for (int n = 0; n < 2 && m->held[i].fd >= 0; n++) {
+			unlinkat(m->dir, names[n], 0);
+			if (symlinkat(targets[n], m->dir, names[n]) < 0)
+				continue;
+		}
 	}
 }
 
@@ -156,45 +147,40 @@ static void release_all(struct monitor *m)
 	m->has_shm = false;
 }
 
-static bool is_marked(const struct monitor *m)
-{
-	for (int i = 0; i < HELD_KINDS; i++) {
-		char text[48] = "";
-
-		if (m->held[i].fd < 0)
-			continue;
-		if (readlinkat(m->dir, kinds[i].mark, text, sizeof(text) - 1) < 0 ||
-		    strtoull(text, NULL, 10) != m->held[i].inode)
-			return false;
-	}
-	return true;
-}
-
 /* After a monitor's death: a member that still runs is in the pod's namespaces, unless it was
  * allowed to leave them. What it went to must not become the pod's. */
+static bool take_from(struct monitor *m, pid_t pid, uint32_t flags)
+{
+	bool is_marked = open_spaces(m->held, pid, flags) == 0;
+
+	for (int i = 0; is_marked && i < HELD_KINDS; i++) {
+		char text[48] = "";
+
+		if (m->held[i].fd >= 0)
+			is_marked = readlinkat(m->dir, kinds[i].mark, text, sizeof(text) - 1) > 0 &&
+				    strtoull(text, NULL, 10) == m->held[i].inode;
+	}
+	if (!is_marked)
+		drop(m->held);
+	return is_marked;
+}
+
 static pid_t take_from_member(struct monitor *m, uint32_t flags)
 {
-	for (uint32_t i = 0; i < BUCKETS; i++) {
-		for (struct container *c = m->table.by_pid[i]; c; c = c->next_by_pid) {
-			if (c->pidfd.fd < 0)
-				continue;
-			if (open_spaces(m->held, c->pid, flags) == 0 && is_marked(m))
+	for (uint32_t i = 0; i < BUCKETS; i++)
+		for (struct container *c = m->table.by_pid[i]; c; c = c->next_by_pid)
+			if (c->pidfd.fd >= 0 && take_from(m, c->pid, flags))
 				return c->pid;
-			drop(m->held);
-		}
-	}
 	return 0;
 }
 
 /* The mount at /dev/shm of a member, as a clone that belongs to nobody yet. */
 static int clone_shm(int mount_ns)
 {
-	cleanup_fd int place = -1;
 	struct statfs fs;
 
 	TRY(checked(setns(mount_ns, CLONE_NEWNS)));
-	place = k_openat2(AT_FDCWD, "/dev/shm", O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS);
-	TRY(place);
+	OPEN(place, k_openat2(AT_FDCWD, "/dev/shm", O_PATH | O_DIRECTORY, RESOLVE_NO_SYMLINKS));
 	if (fstatfs(place, &fs) < 0 || fs.f_type != TMPFS_MAGIC)
 		return -ENOENT;
 	return k_open_tree(place, "", false);
@@ -203,22 +189,20 @@ static int clone_shm(int mount_ns)
 /* The pod's shared memory lives on in its members: newcomers shall see what is in it. */
 static int take_shm(struct monitor *m, pid_t member)
 {
-	cleanup_fd int home = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	cleanup_fd int there = -1, tree = -1, place = -1;
 	char path[32];
+	int tree;
 
 	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)member);
-	there = open(path, O_RDONLY | O_CLOEXEC);
-	if (home < 0 || there < 0)
-		return -errno;
+	OPEN(home, checked(open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC)));
+	OPEN(there, checked(open(path, O_RDONLY | O_CLOEXEC)));
 	tree = clone_shm(there);
 	if (setns(home, CLONE_NEWNS) < 0)
 		give_up(m);
-	place = open(m->shm_path, O_PATH | O_CLOEXEC);
-	if (tree < 0 || place < 0)
-		return tree < 0 ? tree : -errno;
-	m->has_shm = k_move_mount(tree, place) == 0;
-	return m->has_shm ? 0 : -EINVAL;
+	OPEN(taken, tree);
+	OPEN(place, checked(open(m->shm_path, O_PATH | O_CLOEXEC)));
+	TRY(k_move_mount(taken, place));
+	m->has_shm = true;
+	return 0;
 }
 
 static int journal_spaces(struct monitor *m, const struct request *request, int kind)

@@ -24,13 +24,6 @@ static struct slot *take_slot(struct monitor *m)
 	return NULL;
 }
 
-static void free_slot(struct container *c)
-{
-	if (c->slot)
-		*c->slot = (struct slot){0};
-	c->slot = NULL;
-}
-
 /* They must go, or the pipes would never end; but not while the child still needs them. */
 static void close_ends(struct container *c)
 {
@@ -42,7 +35,9 @@ void close_report(struct monitor *m, struct container *c)
 {
 	close_ends(c);
 	unwatch(m, &c->report);
-	free_slot(c);
+	if (c->slot)
+		*c->slot = (struct slot){0};
+	c->slot = NULL;
 }
 
 /* The process, if there is one, only has to end: then the failure is told. The first counts. */
@@ -125,46 +120,39 @@ static void move_up(int *fd)
 
 static int watch_child(struct monitor *m, struct container *c, struct launch *launch)
 {
-	c->ends[0] = take_fd(&launch->report[1]);
-	c->ends[1] = take_fd(&launch->out[1]);
-	c->ends[2] = take_fd(&launch->err[1]);
+	struct source *const sources[] = {&c->report, &c->out.source, &c->err.source};
+	int *const ends[] = {launch->report, launch->out, launch->err};
+
+	if (launch->lean)
+		move_up(&c->log.fd);
+	for (int i = 0; i < 3; i++) {
+		if (launch->lean && i > 0)
+			move_up(&ends[i][0]);
+		sources[i]->fd = take_fd(&ends[i][0]);
+		c->ends[i] = take_fd(&ends[i][1]);
+		if (sources[i]->fd >= 0)
+			TRY(watch(m, sources[i], EPOLLIN));
+	}
 	if (!launch->lean)
 		close_ends(c);
-	c->report.fd = take_fd(&launch->report[0]);
-	TRY(watch(m, &c->report, EPOLLIN));
-	if (launch->out[0] < 0)
-		return 0;
-	c->out.source.fd = take_fd(&launch->out[0]);
-	c->err.source.fd = take_fd(&launch->err[0]);
-	if (launch->lean) {
-		move_up(&c->out.source.fd);
-		move_up(&c->err.source.fd);
-		move_up(&c->log.fd);
-	}
-	TRY(watch(m, &c->out.source, EPOLLIN));
-	return watch(m, &c->err.source, EPOLLIN);
+	return 0;
 }
 
-/* The receipt names the process before it can become the program: should the monitor die in
- * between, whoever comes next finds it there. */
-static int write_receipt(struct monitor *m, const struct container *c)
-{
-	struct journal_record record = record_of(c, REC_RECEIPT);
-
-	record.code = MSG_START;
-	return journal_append(&m->journal, record);
-}
-
-/* The child is there: from here on a failure waits for its end. */
+/* The child is there: from here on a failure waits for its end. The receipt names the process
+ * before it can become the program: should the monitor die in between, whoever comes next finds
+ * it there. */
 static void follow_child(struct monitor *m, struct container *c, struct launch *launch)
 {
+	struct journal_record record;
 	int result;
 
 	table_set_pid(&m->table, c, launch->pid);
 	c->ticks = launch->ticks;
 	c->state = STATE_STARTING;
 	m->live++;
-	result = write_receipt(m, c);
+	record = record_of(c, REC_RECEIPT);
+	record.code = MSG_START;
+	result = journal_append(&m->journal, record);
 	if (result < 0)
 		launch_fail(launch, STAGE_JOURNAL, result, NULL);
 	result = watch_child(m, c, launch);
@@ -210,7 +198,7 @@ int start_container(struct monitor *m, struct container *c, const void *data)
 		return 0;
 	}
 	launch.failure.error = -result;
-	free_slot(c);
+	close_report(m, c);
 	log_close(&c->log);
 	fail_start(c, &launch.failure);
 	finish_failed_start(m, c);
@@ -231,15 +219,6 @@ static void report_ended(struct monitor *m, struct container *c)
 		dispatch(m, c, EVENT_EXECED, NULL);
 	else if (c->state == STATE_STARTING)
 		fail_start(c, &failure);
-}
-
-/* A terminal's output goes the way of a pipe's. */
-static void take_terminal(struct monitor *m, struct container *c, int *master)
-{
-	unwatch(m, &c->out.source);
-	fcntl(*master, F_SETFL, O_RDWR | O_NONBLOCK);
-	c->out.source.fd = take_fd(master);
-	watch(m, &c->out.source, EPOLLIN);
 }
 
 void read_report(struct monitor *m, void *owner, uint32_t events)
@@ -263,9 +242,13 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 		report.detail[sizeof(report.detail) - 1] = '\0';
 		/* It has a table of its own now. */
 		close_ends(c);
-		if (report.stage == OP_TERMINAL && passed >= 0)
-			take_terminal(m, c, &passed);
-		else if (report.stage != STAGE_AT_EXEC)
+		if (report.stage == OP_TERMINAL && passed >= 0) {
+			/* Its output goes the way of a pipe's. */
+			unwatch(m, &c->out.source);
+			fcntl(passed, F_SETFL, O_RDWR | O_NONBLOCK);
+			c->out.source.fd = take_fd(&passed);
+			watch(m, &c->out.source, EPOLLIN);
+		} else if (report.stage != STAGE_AT_EXEC)
 			dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
 	}
 }
