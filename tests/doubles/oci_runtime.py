@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,17 +79,18 @@ class OciRuntime:
     def detached(self, *words: str) -> None:
         """`create` or another command whose container keeps the standard streams open."""
         self.ids.append(words[-1])
-        with open(os.devnull, "r+b") as null:
+        with open(os.devnull, "r+b") as null, tempfile.TemporaryFile() as errors:
             done = subprocess.run(
                 [*self.command, *words],
                 stdin=null,
                 stdout=null,
-                stderr=subprocess.PIPE if "exec" in words else null,
+                stderr=errors,
                 check=False,
                 timeout=60,
                 env=command_environment(),
             )
-        assert done.returncode == 0, (words, done.returncode, done.stderr)
+            errors.seek(0)
+            assert done.returncode == 0, (words, done.returncode, errors.read())
 
     def fails(self, *words: str, code: int = 1, **how: Any) -> str:
         """A command that must fail with one line; that line without the program's name."""
