@@ -16,6 +16,27 @@ int launch_fail(struct launch *launch, uint32_t stage, int error, const char *de
 	return error;
 }
 
+/* NULL without memory. */
+struct slot *launch_slots(size_t count)
+{
+	void *slots = mmap(NULL, count * sizeof(struct slot), PROT_READ | PROT_WRITE,
+			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	return slots == MAP_FAILED ? NULL : slots;
+}
+
+/* Mounts of ours reach nobody, nobody looks into us. Every disposition at its default and every
+ * signal blocked: the children find the first when they unblock, and nothing but SIGKILL ends us.
+ */
+int launch_isolate(void)
+{
+	k_reset_signals();
+	k_block_signals(~0ull);
+	TRY(checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)));
+	TRY(checked(unshare(CLONE_NEWNS)));
+	return checked(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL));
+}
+
 void launch_clean(struct launch *launch)
 {
 	plan_free(&launch->plan);

@@ -51,6 +51,8 @@ struct launch {
 	struct report failure;
 };
 
+struct slot *launch_slots(size_t count);
+int launch_isolate(void);
 int launch_pipes(struct launch *launch);
 int launch_reopen(const struct launch *launch);
 int launch_clone(struct launch *launch);

@@ -42,16 +42,6 @@ void bury(struct monitor *m, struct grave *grave)
 	m->graves = grave;
 }
 
-static void empty_graves(struct monitor *m)
-{
-	while (m->graves) {
-		struct grave *grave = m->graves;
-
-		m->graves = grave->next;
-		free(grave);
-	}
-}
-
 static int parse_id(const char *text, uint8_t *id)
 {
 	if (strlen(text) != 2 * ID_BYTES || strspn(text, "0123456789abcdef") != 2 * ID_BYTES)
@@ -75,24 +65,12 @@ static void handle_signals(struct monitor *m, void *owner, uint32_t events)
 	collect_children(m);
 }
 
-/* Every disposition at its default and every signal blocked: the children find the first when
- * they unblock, and nothing but SIGKILL can end the monitor. */
-static int set_signals(struct monitor *m)
-{
-	sigset_t child;
-
-	k_reset_signals();
-	k_block_signals(~0ull);
-	sigemptyset(&child);
-	sigaddset(&child, SIGCHLD);
-	m->signals = (struct source){.on_event = handle_signals};
-	m->signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-	return checked(m->signals.fd);
-}
-
-static int become_monitor(char *const *cgroups)
+/* Many containers mean many pipes: the limit is raised, and the children get the one back that
+ * we came with. */
+static int become_monitor(struct monitor *m, char *const *cgroups)
 {
 	char path[PATH_ROOM];
+	struct rlimit most;
 
 	TRY(checked(setsid()));
 	for (; *cgroups; cgroups++) {
@@ -100,51 +78,35 @@ static int become_monitor(char *const *cgroups)
 
 		TRY(n < (int)sizeof(path) ? write_file(path, "0") : -ENAMETOOLONG);
 	}
-	TRY(checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)));
-	TRY(checked(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)));
-	TRY(checked(prctl(PR_SET_NAME, "podrt-monitor", 0, 0, 0)));
 	TRY(k_close_range(FD_FIRST_FREE, 0));
 	for (int fd = FD_LOCK; fd < FD_FIRST_FREE; fd++)
 		TRY(checked(fcntl(fd, F_SETFD, FD_CLOEXEC)));
-	TRY(checked(unshare(CLONE_NEWNS)));
-	return checked(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL));
-}
-
-/* Many containers mean many pipes; the children get the limit back that we came with. */
-static int raise_limits(struct monitor *m)
-{
-	struct rlimit most;
-
+	TRY(checked(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)));
+	TRY(checked(prctl(PR_SET_NAME, "podrt-monitor", 0, 0, 0)));
 	TRY(checked(getrlimit(RLIMIT_NOFILE, &m->files)));
 	most = m->files;
 	most.rlim_cur = most.rlim_max;
-	return checked(setrlimit(RLIMIT_NOFILE, &most));
-}
-
-static int find_run_dir(struct monitor *m)
-{
-	char link[32], path[PATH_ROOM];
-	ssize_t n;
-
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", FD_RUN_DIR);
-	n = readlink(link, path, sizeof(path) - 1);
-	if (n < 0)
-		return -errno;
+	TRY(checked(setrlimit(RLIMIT_NOFILE, &most)));
+	ssize_t n = readlink("/proc/self/fd/6", path, sizeof(path) - 1);
+	TRY(checked(n));
 	path[n] = '\0';
-	return asprintf(&m->shm_path, "%s/shm", path) < 0 ? -ENOMEM : 0;
+	TRY(asprintf(&m->shm_path, "%s/shm", path) < 0 ? -ENOMEM : 0);
+	m->slots = launch_slots(SLOTS);
+	return m->slots ? launch_isolate() : -ENOMEM;
 }
 
 static int open_parts(struct monitor *m)
 {
-	const int both = PROT_READ | PROT_WRITE;
+	sigset_t child;
 
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
 	m->epoll = epoll_create1(EPOLL_CLOEXEC);
 	TRY(checked(m->epoll));
-	m->slots = mmap(NULL, SLOTS * sizeof(struct slot), both, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (m->slots == MAP_FAILED)
-		return -errno;
+	m->signals.on_event = handle_signals;
+	m->signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	TRY(checked(m->signals.fd));
 	m->listen = (struct source){.on_event = client_accept, .fd = FD_LISTEN};
-	m->lock = FD_LOCK;
 	m->dir = FD_RUN_DIR;
 	m->started_ms = now_ms();
 	for (int i = 0; i < HELD_KINDS; i++)
@@ -152,7 +114,6 @@ static int open_parts(struct monitor *m)
 	TRY(start_ticks(getpid(), &m->ticks));
 	TRY(checked(fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK)));
 	TRY(journal_open(&m->journal, FD_JOURNAL));
-	TRY(set_signals(m));
 	TRY(watch(m, &m->listen, EPOLLIN));
 	return watch(m, &m->signals, EPOLLIN);
 }
@@ -173,57 +134,50 @@ _Noreturn void give_up(struct monitor *m)
 	_exit(1);
 }
 
-static void at_latest(int64_t *until, bool counts, int64_t at)
+/* Whether anything is left to watch, and how long nothing has to be done unless something happens;
+ * -1: for ever. */
+static bool is_needed(const struct monitor *m, int64_t until, int *wait_ms)
 {
-	if (counts && (*until < 0 || at < *until))
-		*until = at;
-}
+	const int64_t now = now_ms(), end = m->started_ms + FIRST_CLIENT_MS;
 
-/* How long nothing has to be done unless something happens; -1: for ever. */
-static int patience_ms(const struct monitor *m)
-{
-	int64_t until = next_kill_ms(m), now = now_ms();
-
-	at_latest(&until, !m->had_client, m->started_ms + FIRST_CLIENT_MS);
-	at_latest(&until, m->journal.first, now + JOURNAL_RETRY_MS);
-	if (until < 0)
-		return -1;
-	return until <= now ? 0 : (int)(until - now);
-}
-
-static bool is_needed(const struct monitor *m)
-{
-	if (m->live > 0 || m->held_flags || m->clients || m->journal.first)
-		return true;
-	return !m->had_client && now_ms() < m->started_ms + FIRST_CLIENT_MS;
-}
-
-/* One that was closed by an earlier event of the same batch is not told. */
-static void tell(struct monitor *m, const struct source *source, uint32_t events)
-{
-	if (source->fd >= 0)
-		source->on_event(m, source->owner, events);
+	if (!m->had_client && (until < 0 || end < until))
+		until = end;
+	if (m->journal.first && (until < 0 || now + JOURNAL_RETRY_MS < until))
+		until = now + JOURNAL_RETRY_MS;
+	*wait_ms = until < 0 ? -1 : until <= now ? 0 : (int)(until - now);
+	return m->live > 0 || m->held_flags || m->clients || m->journal.first ||
+	       (!m->had_client && now < end);
 }
 
 static void serve(struct monitor *m)
 {
 	while (true) {
 		struct epoll_event events[EVENTS_AT_ONCE];
-		int n;
+		const int64_t until = kill_overdue(m);
+		int wait_ms, n;
 
-		if (!is_needed(m)) {
+		if (!is_needed(m, until, &wait_ms)) {
 			/* Somebody may be at the door already. */
 			client_accept(m, NULL, 0);
-			if (!is_needed(m))
+			if (!is_needed(m, until, &wait_ms))
 				return;
 		}
-		n = epoll_wait(m->epoll, events, EVENTS_AT_ONCE, patience_ms(m));
-		for (int i = 0; i < n; i++)
-			tell(m, events[i].data.ptr, events[i].events);
-		kill_overdue(m);
+		n = epoll_wait(m->epoll, events, EVENTS_AT_ONCE, wait_ms);
+		for (int i = 0; i < n; i++) {
+			const struct source *source = events[i].data.ptr;
+
+			/* One that was closed by an earlier event is not told. */
+			if (source->fd >= 0)
+				source->on_event(m, source->owner, events[i].events);
+		}
 		if (m->journal.first)
 			journal_retry(&m->journal);
-		empty_graves(m);
+		while (m->graves) {
+			struct grave *grave = m->graves;
+
+			m->graves = grave->next;
+			free(grave);
+		}
 	}
 }
 
@@ -234,10 +188,8 @@ static int run(const char *id, char *const *cgroups)
 	if (!m)
 		return -ENOMEM;
 	TRY(parse_id(id, m->id));
-	TRY(become_monitor(cgroups));
-	TRY(raise_limits(m));
+	TRY(become_monitor(m, cgroups));
 	TRY(open_parts(m));
-	TRY(find_run_dir(m));
 	TRY(journal_self(m, REC_MONITOR_UP));
 	spaces_unlink(m, false);
 	serve(m);

@@ -168,7 +168,7 @@ struct table {
 struct monitor {
 	int epoll;
 	struct source listen, signals;
-	int lock, dir;
+	int dir;
 	uint8_t id[ID_BYTES];
 	struct journal journal;
 	struct table table;
@@ -215,8 +215,7 @@ void process_begins(struct container *c, const struct request *request);
 /* What an event does in a state; `data` is the request, report or ending that it came with. */
 typedef int handler(struct monitor *m, struct container *c, const void *data);
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data);
-void kill_overdue(struct monitor *m);
-int64_t next_kill_ms(const struct monitor *m);
+int64_t kill_overdue(struct monitor *m);
 int signal_container(const struct container *c, int sig);
 
 /* ---- starts.c ---- */

@@ -61,62 +61,36 @@ static int follow(struct launch *launch, int sync)
 	}
 }
 
-/* Mounts of ours reach nobody; the child finds signals as a monitor's child does. */
-static int prepare(struct launch *launch)
-{
-	k_reset_signals();
-	k_block_signals(~0ull);
-	launch->monitor = getpid();
-	launch->slot = mmap(NULL, sizeof(struct slot), PROT_READ | PROT_WRITE,
-			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (launch->slot == MAP_FAILED)
-		return -errno;
-	launch->slot->stage = STAGE_SETUP;
-	TRY(checked(getrlimit(RLIMIT_NOFILE, &launch->files)));
-	TRY(checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)));
-	TRY(checked(unshare(CLONE_NEWNS)));
-	return checked(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL));
-}
-
-static int leave_stdio(void)
-{
-	cleanup_fd int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	for (int fd = STDIN_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++)
-		TRY(checked(dup2(null, fd)));
-	return null < 0 ? -errno : 0;
-}
-
-static int join_words(struct launch *launch, char **words, char *room, size_t size)
-{
-	launch->dirs = room;
-	launch->joins = *words;
-	for (; *words; words++) {
-		size_t bytes = strlen(*words) + 1;
-
-		if (launch->dirs_bytes + bytes > size)
-			return -E2BIG;
-		memcpy(room + launch->dirs_bytes, *words, bytes);
-		launch->dirs_bytes += (uint32_t)bytes;
-	}
-	return 0;
-}
-
+/* Each step says where it failed before it is tried. */
 static int run(struct launch *launch, char **args, int sync)
 {
-	static char room[16 * PATH_ROOM];
+	const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	static char dirs[16 * PATH_ROOM];
 	int result;
 
+	launch_fail(launch, STAGE_SETUP, -EINVAL, "launcher");
 	launch->start = strcmp(args[2], "-") == 0 ? -1 : atoi(args[2]);
 	launch->hold = launch->start >= 0;
-	launch_fail(launch, STAGE_SETUP, -EINVAL, "launcher");
-	TRY(join_words(launch, args + 3, room, sizeof(room)));
-	TRY(prepare(launch));
+	launch->monitor = getpid();
+	launch->dirs = dirs;
+	launch->joins = args[3];
+	for (char **dir = args + 3; *dir; dir++) {
+		if (launch->dirs_bytes + strlen(*dir) >= sizeof(dirs))
+			return -E2BIG;
+		strcpy(dirs + launch->dirs_bytes, *dir);
+		launch->dirs_bytes += (uint32_t)strlen(*dir) + 1;
+	}
+	launch->slot = launch_slots(1);
+	if (!launch->slot)
+		return -ENOMEM;
+	launch->slot->stage = STAGE_SETUP;
+	TRY(checked(getrlimit(RLIMIT_NOFILE, &launch->files)));
+	TRY(launch_isolate());
 	launch_fail(launch, STAGE_PLAN, -EINVAL, NULL);
 	TRY(plan_load(&launch->plan, atoi(args[0])));
 	launch_fail(launch, STAGE_STDIO, -EINVAL, NULL);
-	if (!plan_has(&launch->plan, OP_STDIO))
-		TRY(leave_stdio());
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO && !plan_has(&launch->plan, OP_STDIO); fd++)
+		TRY(checked(dup2(null, fd)));
 	TRY(launch_pipes(launch));
 	TRY(checked(fcntl(launch->report[0], F_SETFL, 0)));
 	launch->failure = (struct report){0};

@@ -246,16 +246,19 @@ static int on_forget(struct monitor *m, struct container *c, const void *data)
 	return 0;
 }
 
-/* Also takes those off the list that have ended meanwhile. */
-void kill_overdue(struct monitor *m)
+/* Also takes those off the list that have ended meanwhile. Returns when the next is due; -1: none.
+ */
+int64_t kill_overdue(struct monitor *m)
 {
+	const int64_t now = m->stopping ? now_ms() : 0;
 	struct container **at = &m->stopping;
-	int64_t now = m->stopping ? now_ms() : 0;
+	int64_t next = -1;
 
 	while (*at) {
 		struct container *c = *at;
 
 		if (c->kill_at_ms > now) {
+			next = next < 0 || c->kill_at_ms < next ? c->kill_at_ms : next;
 			at = &c->next_stopping;
 			continue;
 		}
@@ -264,16 +267,6 @@ void kill_overdue(struct monitor *m)
 		if (c->kill_at_ms != 0)
 			kill_now(c);
 	}
-}
-
-/* -1: none. */
-int64_t next_kill_ms(const struct monitor *m)
-{
-	int64_t next = -1;
-
-	for (const struct container *c = m->stopping; c; c = c->next_stopping)
-		if (c->kill_at_ms && (next < 0 || c->kill_at_ms < next))
-			next = c->kill_at_ms;
 	return next;
 }
 
