@@ -74,7 +74,7 @@ static size_t walk(const struct plan *plan)
 		sum += strlen(*at);
 	for (char **at = plan->envp; *at; at++)
 		sum += strlen(*at);
-	return sum + (plan->log_path ? strlen(plan->log_path) : 0);
+	return sum + (plan_has(plan, OP_LOG) ? strlen(plan_str(plan, OP_LOG, 0)) : 0);
 }
 
 static size_t read_plan(const char *path, uint8_t *data)

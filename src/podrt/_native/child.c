@@ -86,7 +86,7 @@ static int open_notify(struct child *child)
 		char path[108];
 	} address = {.family = AF_UNIX};
 
-	child->detail = child->plan->notify_path;
+	child->detail = plan_str(child->plan, OP_NOTIFY, 0);
 	if (strlen(child->detail) >= sizeof(address.path))
 		return -ENAMETOOLONG;
 	strcpy(address.path, child->detail);
@@ -110,7 +110,7 @@ static int set_affinity_early(struct child *child)
 static int become_root(struct child *child)
 {
 	child->detail = "user namespace";
-	if (!child->plan->denies_setgroups)
+	if (!child->plan->last[OP_IDMAP].f[2].u)
 		TRY(K(setgroups, 0, NULL));
 	TRY(K(setresgid, 0, 0, 0));
 	TRY(K(setresuid, 0, 0, 0));
@@ -142,12 +142,12 @@ static int prepare(struct child *child)
 		TRY(checked(dup2(launch->out[1], STDOUT_FILENO)));
 		TRY(checked(dup2(launch->err[1], STDERR_FILENO)));
 	}
-	child->detail = plan->filter_path;
-	if (child->detail)
-		child->filter = checked(open(child->detail, O_RDONLY | O_CLOEXEC));
-	if (child->detail)
-		TRY(child->filter);
-	if (plan->notify_path)
+	child->detail = plan_str(plan, OP_SECCOMP, 1);
+	if (child->detail) {
+		child->filter = open(child->detail, O_RDONLY | O_CLOEXEC);
+		TRY(checked(child->filter));
+	}
+	if (plan_has(plan, OP_NOTIFY))
 		TRY(open_notify(child));
 	if (plan_has(plan, OP_AFFINITY))
 		TRY(set_affinity_early(child));
@@ -196,7 +196,8 @@ int child_seal(struct child *child)
 		return 0;
 	child->is_sealed = true;
 	umask(child->umask);
-	TRY(k_close_range(STDERR_FILENO + 1 + child->plan->kept_fds, CLOSE_RANGE_CLOEXEC));
+	TRY(k_close_range(STDERR_FILENO + 1 + child->plan->last[OP_STDIO].f[1].u,
+			  CLOSE_RANGE_CLOEXEC));
 	k_block_signals(0);
 	return 0;
 }

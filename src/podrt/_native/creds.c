@@ -66,7 +66,7 @@ int op_user(struct child *child, const struct op *op)
 
 	if (groups.count > MAX_GROUPS)
 		return -EINVAL;
-	if (groups.count || !child->plan->denies_setgroups)
+	if (groups.count || !child->plan->last[OP_IDMAP].f[2].u)
 		TRY(K(setgroups, groups.count, groups.items.at));
 	TRY(checked(prctl(PR_SET_KEEPCAPS, plan_has(child->plan, OP_CAPS), 0, 0, 0)));
 	TRY(K(setresgid, gid, gid, gid));
@@ -90,17 +90,17 @@ int op_seccomp(struct child *child, const struct op *op)
 	TRY(checked(fstat(child->filter, &st)));
 	if (st.st_size <= 0 || (size_t)st.st_size > sizeof(room) ||
 	    (size_t)st.st_size % sizeof(room[0]) ||
-	    !(op->f[0].u & SECCOMP_FILTER_FLAG_NEW_LISTENER) != !plan->notify_path)
+	    !(op->f[0].u & SECCOMP_FILTER_FLAG_NEW_LISTENER) != !plan_has(plan, OP_NOTIFY))
 		return -EINVAL;
 	TRY(read_all(child->filter, room, (size_t)st.st_size, 0));
 	TRY(child_seal(child));
 	program.len = (unsigned short)((size_t)st.st_size / sizeof(room[0]));
-	if (!plan->notify_path)
+	if (!plan_has(plan, OP_NOTIFY))
 		return K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program);
-	int length = child_expand(child, plan->notify_state, state);
+	int length = child_expand(child, plan_str(plan, OP_NOTIFY, 1), state);
 	TRY(length);
 	OPEN(listener, K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program));
-	child->detail = plan->notify_path;
+	child->detail = plan_str(plan, OP_NOTIFY, 0);
 	return send_message(child->notify, state, (size_t)length, NULL, 0, listener);
 }
 
@@ -227,7 +227,7 @@ int op_terminal(struct child *child, const struct op *op)
 	OPEN(slave, checked(ioctl(master, K_TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)));
 	if (size.ws_row)
 		TRY(checked(ioctl(slave, TIOCSWINSZ, &size)));
-	TRY(checked(fchown(slave, child->plan->uid, (gid_t)-1)));
+	TRY(checked(fchown(slave, child->plan->last[OP_USER].f[0].u, (gid_t)-1)));
 	if (*op->f[2].s) {
 		child->detail = op->f[2].s;
 		OPEN(tree, k_open_tree(slave, "", false));

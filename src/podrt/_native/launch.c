@@ -84,11 +84,12 @@ int launch_reopen(const struct launch *launch)
 int launch_pipes(struct launch *launch)
 {
 	const int flags = O_CLOEXEC | O_NONBLOCK;
-	uint32_t owner = map_id(launch->plan.uid_map, launch->plan.uid);
+	const struct plan *plan = &launch->plan;
+	uint32_t owner = map_id(plan_str(plan, OP_IDMAP, 0), plan->last[OP_USER].f[0].u);
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, launch->report))
 		return -errno;
-	if (!launch->plan.log_path)
+	if (!plan_has(plan, OP_LOG))
 		return 0;
 	TRY(checked(pipe2(launch->out, flags)));
 	TRY(checked(pipe2(launch->err, flags)));
@@ -101,9 +102,10 @@ int launch_pipes(struct launch *launch)
 	return checked(fchown(launch->err[1], owner, (gid_t)-1));
 }
 
-static int write_maps(pid_t pid, const char *uid_map, const char *gid_map, bool denies_setgroups)
+/* uid map, gid map, whether setgroups is denied */
+static int write_maps(pid_t pid, const union field *maps)
 {
-	const char *const texts[] = {denies_setgroups ? "deny" : "", uid_map, gid_map};
+	const char *const texts[] = {maps[2].u ? "deny" : "", maps[0].s, maps[1].s};
 	const char *const names[] = {"setgroups", "uid_map", "gid_map"};
 	char path[48];
 
@@ -116,9 +118,10 @@ static int write_maps(pid_t pid, const char *uid_map, const char *gid_map, bool 
 }
 
 /* A process that only waits to be killed, in new namespaces: they are opened through /proc. */
-pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map, bool denies_setgroups)
+pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map)
 {
 	struct k_clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
+	const union field maps[] = {{.s = uid_map}, {.s = gid_map}, {.u = 0}};
 	pid_t pid = k_clone3(&args);
 	int result;
 
@@ -128,7 +131,7 @@ pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map, bool
 			pause();
 	}
 	TRY(pid);
-	result = write_maps(pid, uid_map, gid_map, denies_setgroups);
+	result = write_maps(pid, maps);
 	if (result < 0)
 		end_idle(pid);
 	return result < 0 ? result : pid;
@@ -318,13 +321,12 @@ int launch_settle(struct launch *launch)
 			return launch_fail(launch, STAGE_CGROUP, result, at);
 	}
 	if (plan->clone_flags & CLONE_NEWUSER)
-		result =
-		    write_maps(launch->pid, plan->uid_map, plan->gid_map, plan->denies_setgroups);
+		result = write_maps(launch->pid, plan->last[OP_IDMAP].f);
 	if (result < 0)
-		return launch_fail(launch, OP_IDMAP, result, plan->uid_map);
+		return launch_fail(launch, OP_IDMAP, result, plan_str(plan, OP_IDMAP, 0));
 	if (plan_has(plan, OP_OOM_SCORE)) {
 		snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)launch->pid);
-		snprintf(text, sizeof(text), "%d", (int)plan->oom_score);
+		snprintf(text, sizeof(text), "%d", (int)plan->last[OP_OOM_SCORE].f[0].u);
 		result = write_file(path, text);
 	}
 	return result < 0 ? launch_fail(launch, OP_OOM_SCORE, result, "oom_score_adj") : 0;

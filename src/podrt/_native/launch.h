@@ -61,7 +61,7 @@ int launch_fail(struct launch *launch, uint32_t stage, int error, const char *de
 void launch_go(struct slot *slot);
 void launch_clean(struct launch *launch);
 int launch_main(char **args);
-pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map, bool denies_setgroups);
+pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map);
 void end_idle(pid_t pid);
 uint32_t map_id(const char *map, uint32_t id);
 

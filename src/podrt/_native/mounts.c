@@ -38,7 +38,7 @@ static int map_ids(int tree, bool recursive, const char *uid_map, const char *gi
 
 	if (!uid_map || !*uid_map || !*gid_map)
 		return -EINVAL;
-	pid = launch_idle(CLONE_NEWUSER, uid_map, gid_map, false);
+	pid = launch_idle(CLONE_NEWUSER, uid_map, gid_map);
 	TRY(pid);
 	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
 	space = checked(open(path, O_RDONLY | O_CLOEXEC));
@@ -68,7 +68,8 @@ static int add_mapped(struct child *child, struct layers *layers, int fs, const 
 	child->detail = path;
 	TRY(tree);
 	layers->trees[layers->count++] = tree;
-	TRY(map_ids(tree, false, child->plan->uid_map, child->plan->gid_map));
+	TRY(map_ids(tree, false, plan_str(child->plan, OP_IDMAP, 0),
+		    plan_str(child->plan, OP_IDMAP, 1)));
 	return K(fsconfig, fs, K_SET_FD, "lowerdir+", NULL, tree);
 }
 
@@ -87,8 +88,8 @@ static int overlay_by_fsopen(struct child *child, const struct op *op)
 			      : k_fsconfig(fs, K_SET_STRING, "lowerdir+", layer));
 	if (*upper) {
 		if (is_mapped)
-			TRY(checked(lchown(upper, map_id(child->plan->uid_map, 0),
-					   map_id(child->plan->gid_map, 0))));
+			TRY(checked(lchown(upper, map_id(plan_str(child->plan, OP_IDMAP, 0), 0),
+					   map_id(plan_str(child->plan, OP_IDMAP, 1), 0))));
 		TRY(k_fsconfig(fs, K_SET_STRING, "upperdir", upper));
 		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", op->f[2].s));
 	}
@@ -151,7 +152,8 @@ int source_root(struct child *child, const struct op *op)
 {
 	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, true));
 	if (op->flags & FLAG_MAPPED)
-		TRY(map_ids(tree, true, child->plan->uid_map, child->plan->gid_map));
+		TRY(map_ids(tree, true, plan_str(child->plan, OP_IDMAP, 0),
+			    plan_str(child->plan, OP_IDMAP, 1)));
 	return take_fd(&tree);
 }
 
@@ -337,7 +339,7 @@ int op_hide(struct child *child, const struct op *op)
  * Source: pivot_root(2), NOTES. */
 int op_pivot(struct child *child, const struct op *op)
 {
-	const char *new_cwd = child->plan->new_cwd;
+	const struct op *cwd = &child->plan->last[OP_CWD];
 
 	child->detail = "/";
 	if (child->root < 0)
@@ -349,10 +351,9 @@ int op_pivot(struct child *child, const struct op *op)
 	if (!(op->flags & FLAG_READONLY_ROOT))
 		return 0;
 	/* The last chance to make something in it. */
-	if (new_cwd) {
-		cleanup_fd int cwd = make_in_root(child, child->detail = new_cwd);
-
-		TRY(cwd);
+	if (cwd->flags & FLAG_MAKE) {
+		child->detail = cwd->f[0].s;
+		OPEN(made, make_in_root(child, cwd->f[0].s));
 	}
 	return k_mount_setattr(child->root, false, read_only);
 }

@@ -115,59 +115,21 @@ static int fill_strings(char ***strings, struct list list)
 	return 0;
 }
 
-static int note_exec(struct plan *plan, const struct op *op)
-{
-	if (plan->argv || op->f[0].l.count == 0)
-		return -EINVAL;
-	TRY(fill_strings(&plan->argv, op->f[0].l));
-	return fill_strings(&plan->envp, op->f[1].l);
-}
-
-/* What has to be known of an operation before, or elsewhere than, where it is executed. */
-static int note_op(struct plan *plan, const struct op *op)
-{
-	const union field *f = op->f;
-
-	plan->seen |= 1ull << op->code;
-	if (op->code == OP_LOG) {
-		plan->log_path = f[0].s;
-		plan->log_max_bytes = f[1].q;
-	} else if (op->code == OP_SECCOMP) {
-		plan->filter_path = f[1].s;
-	} else if (op->code == OP_NOTIFY) {
-		plan->notify_path = f[0].s;
-		plan->notify_state = f[1].s;
-	} else if (op->code == OP_SETNS) {
-		plan->joins |= f[0].u;
-	} else if (op->code == OP_CWD) {
-		plan->new_cwd = op->flags & FLAG_MAKE ? f[0].s : NULL;
-	} else if (op->code == OP_OOM_SCORE) {
-		plan->oom_score = (int32_t)f[0].u;
-	} else if (op->code == OP_USER) {
-		plan->uid = f[0].u;
-	} else if (op->code == OP_IDMAP) {
-		plan->uid_map = f[0].s;
-		plan->gid_map = f[1].s;
-		plan->denies_setgroups = f[2].u;
-	} else if (op->code == OP_STDIO) {
-		plan->keeps_stdio = f[0].u & STDIO_KEEP;
-		plan->kept_fds = f[1].u;
-	} else if (op->code == OP_EXEC) {
-		return note_exec(plan, op);
-	}
-	return 0;
-}
-
 static int check_ops(struct plan *plan)
 {
 	struct reader ops = plan_ops(plan);
 	struct op op = {0};
 
-	while (next_op(&ops, &op) && !plan->argv)
-		TRY(note_op(plan, &op));
-	/* EXEC is the last one, and there is nothing behind it. */
-	if (ops.at != ops.end || op.number != plan->op_count || op.code != OP_EXEC || !plan->argv)
+	while (op.code != OP_EXEC && next_op(&ops, &op)) {
+		plan->last[op.code] = op;
+		plan->joins |= op.code == OP_SETNS ? op.f[0].u : 0;
+	}
+	/* EXEC is the last one, has arguments, and there is nothing behind it. */
+	if (ops.at != ops.end || op.number != plan->op_count || !plan_has(plan, OP_EXEC) ||
+	    op.f[0].l.count == 0)
 		return -EINVAL;
+	TRY(fill_strings(&plan->argv, op.f[0].l));
+	TRY(fill_strings(&plan->envp, op.f[1].l));
 	plan->trees = malloc(((size_t)op.number + 1) * sizeof(int));
 	if (!plan->trees)
 		return -ENOMEM;
@@ -183,7 +145,8 @@ static int check_spaces(struct plan *plan)
 	/* Without a mount namespace of its own the child would mount into the monitor's. */
 	if (all & ~ALLOWED_CLONE_FLAGS || !(all & CLONE_NEWNS))
 		return -EINVAL;
-	if ((plan->clone_flags & CLONE_NEWUSER && !plan->uid_map) || plan->kept_fds > INT_MAX / 2)
+	if ((plan->clone_flags & CLONE_NEWUSER && !plan_has(plan, OP_IDMAP)) ||
+	    plan->last[OP_STDIO].f[1].u > INT_MAX / 2)
 		return -EINVAL;
 	if (plan_has(plan, OP_TIMENS) && !(plan->clone_flags & CLONE_NEWTIME))
 		return -EINVAL;

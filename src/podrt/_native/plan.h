@@ -30,30 +30,25 @@ struct op {
 struct plan {
 	uint8_t *bytes;
 	size_t size;
-	uint32_t clone_flags;
+	uint32_t clone_flags, op_count;
 	uint32_t joins;  /* CLONE_NEW* of SETNS */
-	uint64_t seen;   /* a bit for each code of its operations */
 	bool is_foreign; /* its process lacks rights over the host: it is in a user namespace */
 	bool by_helper;  /* namespaces are entered on the way to the clone */
 	int *trees;      /* by number of the operation: what was opened for it, or -1 */
-	uint32_t op_count;
-	const char *log_path; /* NULL: the output goes nowhere */
-	uint64_t log_max_bytes;
-	const char *filter_path; /* of SECCOMP, opened before the root changes */
-	const char *notify_path, *notify_state;
-	const char *new_cwd; /* of CWD, if it is to be made when missing */
-	const char *uid_map, *gid_map;
-	bool denies_setgroups;
-	int32_t oom_score;
-	uint32_t uid;
-	uint32_t kept_fds;
-	bool keeps_stdio;
 	char **argv, **envp;
+	/* The last of each code, for whoever needs it before its turn, or elsewhere. */
+	struct op last[OP_COUNT];
 };
 
 static inline bool plan_has(const struct plan *plan, enum op_code code)
 {
-	return plan->seen >> code & 1;
+	return plan->last[code].number;
+}
+
+/* A string of the last operation of a code, NULL if there is none. */
+static inline const char *plan_str(const struct plan *plan, enum op_code code, int field)
+{
+	return plan->last[code].f[field].s;
 }
 
 int plan_load(struct plan *plan, int fd);

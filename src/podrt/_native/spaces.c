@@ -60,7 +60,7 @@ static int enter(const struct held_ns *held)
 static int open_user_spaces(struct monitor *m, uint32_t flags, const char *hostname)
 {
 	const char *uid_map = hostname + strlen(hostname) + 1;
-	pid_t pid = launch_idle(flags, uid_map, uid_map + strlen(uid_map) + 1, false);
+	pid_t pid = launch_idle(flags, uid_map, uid_map + strlen(uid_map) + 1);
 	int result = pid < 0 ? pid : open_spaces(m->held, pid, flags);
 
 	if (pid > 0)

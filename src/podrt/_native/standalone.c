@@ -89,8 +89,9 @@ static int run(struct launch *launch, char **args, int sync)
 	launch_fail(launch, STAGE_PLAN, -EINVAL, NULL);
 	TRY(plan_load(&launch->plan, atoi(args[0])));
 	launch_fail(launch, STAGE_STDIO, -EINVAL, NULL);
-	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO && !plan_has(&launch->plan, OP_STDIO); fd++)
-		TRY(checked(dup2(null, fd)));
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (!(launch->plan.last[OP_STDIO].f[0].u & STDIO_KEEP))
+			TRY(checked(dup2(null, fd)));
 	TRY(launch_pipes(launch));
 	TRY(checked(fcntl(launch->report[0], F_SETFL, 0)));
 	launch->failure = (struct report){0};

@@ -97,9 +97,9 @@ static int prepare_launch(struct monitor *m, struct container *c, struct launch 
 		launch->cgroup = open(request->body, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		TRY(checked(launch->cgroup));
 	}
-	launch_fail(launch, OP_LOG, -ENOENT, plan->log_path);
-	if (plan->log_path)
-		TRY(log_open(&c->log, plan->log_path, plan->log_max_bytes));
+	launch_fail(launch, OP_LOG, -ENOENT, plan_str(plan, OP_LOG, 0));
+	if (plan_has(plan, OP_LOG))
+		TRY(log_open(&c->log, plan_str(plan, OP_LOG, 0), plan->last[OP_LOG].f[1].q));
 	launch_fail(launch, STAGE_STDIO, -EMFILE, NULL);
 	TRY(launch_pipes(launch));
 	launch->failure = (struct report){0};
