@@ -12,7 +12,6 @@ import msgspec
 
 from podrt.errors import InvalidConfig
 from podrt.model.runtimespec import IdMapping
-from podrt.model.unsupported import unsupported
 
 RDONLY = 0x1
 NOSUID = 0x2
@@ -113,8 +112,6 @@ def parse_options(options: tuple[str, ...], field: str) -> Options:
             _apply(plain, _ATTRIBUTES[option])
         elif option[:1] == "r" and option[1:] in _ATTRIBUTES:
             _apply(everywhere, _ATTRIBUTES[option[1:]])
-        elif option == "mand":
-            raise unsupported(f"{field}.options", option)
         elif option.startswith(("idmap=", "ridmap=")):
             maps = _maps(option, field)
         elif option not in _NOTHING and option not in PROPAGATIONS:

@@ -81,8 +81,8 @@ VALUES: Mapping[str, str] = {
     "process.terminal": "podrt's monitor gives out no terminals yet",
     "process.scheduler.policy": "SCHED_ISO: Linux does not have it",
     "hooks": "only containers of `podrt oci` have hooks",
-    "mounts[].options": "mand; remount or bind with options of a file system; tmpcopyup and idmap"
-    " where the kernel or the kind of mount does not have them",
+    "mounts[].options": "remount or bind with options of a file system; tmpcopyup on anything but"
+    " a tmpfs, idmap on anything but a bind",
     "linux.namespaces": "no mount namespace: every mount would land in the caller's",
     "linux.personality.flags": "every flag: the specification has none either",
     "linux.seccomp": "programs longer than the kernel takes; machines without a table",

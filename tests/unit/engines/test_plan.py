@@ -296,7 +296,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             "mounts[0].options",
         )
         for kind, options in (
-            ("tmpfs", ("mand",)),
             ("tmpfs", ("idmap",)),
             ("proc", ("tmpcopyup",)),
             ("bind", ("tmpcopyup",)),

@@ -40,10 +40,6 @@ def bound(*options: str, **fields: Any) -> list[Op]:
 
 @pytest.mark.parametrize("word", TABLE)
 def test_compile_every_option_of_the_table_is_known(word: str) -> None:
-    if word == "mand":
-        with pytest.raises(Unsupported, match="mand"):
-            mounted(word)
-        return
     if word in ("idmap", "ridmap"):
         (op,) = bound("bind", word, base=IN_USERNS)
         assert op.code is OpCode.IDMAP_BIND
@@ -51,7 +47,7 @@ def test_compile_every_option_of_the_table_is_known(word: str) -> None:
     found = bound(word) if word.endswith("bind") else mounted(word)
     # None of them is handed to the file system but those that are its own.
     data = [value for op in found if op.code is OpCode.MOUNT for value in op.fields[4]]
-    assert data == ([word] if word in ("sync", "dirsync", "lazytime") else [])
+    assert data == ([word] if word in ("sync", "dirsync", "lazytime", "mand") else [])
 
 
 @pytest.mark.parametrize(
