@@ -88,8 +88,10 @@ def _run(verb: str, before: Options, options: Options, log: Log) -> int:
         raise InvalidConfig("--rootless", "is true, false or auto")
     if verb in _PLAIN:
         return _PLAIN[verb](options)
+    from podrt.linux.features import require_root
     from podrt.oci.lifecycle import Runtime
 
+    require_root()
     runtime = Runtime(before.text("root"), log.warning)
     log.debug(f"{verb} {' '.join(options.words)}")
     return _VERBS[verb](runtime, options) or 0
