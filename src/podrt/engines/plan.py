@@ -213,9 +213,10 @@ def compile_exec(
 
 
 def warnings(spec: oci.Spec) -> list[str]:
-    """What of a specification is left out with a warning, as it says itself: capabilities that
-    cannot be granted."""
-    return plan_process.ungranted(spec.process.capabilities) if spec.process is not None else []
+    """What of a specification is left out with a warning: capabilities that cannot be granted, as
+    it says itself; options that a bind cannot have."""
+    said = plan_process.ungranted(spec.process.capabilities) if spec.process is not None else []
+    return said + plan_mounts.ineffective(spec.mounts)
 
 
 def _task(
@@ -239,6 +240,7 @@ def _task(
         uid_map=linux.uid_mappings,
         gid_map=linux.gid_mappings,
         label=linux.mount_label,
+        in_userns="user" in found.kinds,
         shows_own_cgroup="cgroup" not in found.kinds,
     )
     return _Task(spec, process, linux, found, root, around, filter_path, who, held.shm)

@@ -6,7 +6,7 @@ Source: runtime-spec config.md ("Mounts"), mount_setattr(2).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -35,8 +35,9 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """What mounts depend on beside themselves.
 
     `bundle` is where relative sources start ("" refuses them); `uid_map` and `gid_map` are the
-    user namespace's; `label` is the SELinux context of new file systems; `shows_own_cgroup` says
-    that no cgroup namespace hides what is above the container's cgroup.
+    user namespace's, `in_userns` says that there is one; `label` is the SELinux context of new file
+    systems; `shows_own_cgroup` says that no cgroup namespace hides what is above the container's
+    cgroup.
     """
 
     cgroups: CgroupView = CgroupView()
@@ -44,6 +45,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     uid_map: tuple[oci.IdMapping, ...] = ()
     gid_map: tuple[oci.IdMapping, ...] = ()
     label: str = ""
+    in_userns: bool = False
     shows_own_cgroup: bool = False
 
 
@@ -155,8 +157,6 @@ def _remount(options: Options, destination: str, field: str) -> Op:
 
 
 def _bind(mount: oci.Mount, options: Options, field: str, around: Around) -> Iterator[Op]:
-    if options.data:
-        raise unsupported(f"{field}.options", f"bind with {options.data[0]}")
     destination = inside(mount.destination, field)
     # The word "rw" is in most binds and lifts no protection of the host's; "rrw" does.
     clear = options.attr_clear & ~RDONLY
@@ -214,7 +214,9 @@ def _cgroup_mounts(destination: str, attributes: int, around: Around) -> Iterato
     cgroups = around.cgroups
     own = cgroups.path if around.shows_own_cgroup else ""
     if cgroups.version == 2:
-        if own:
+        # The host's own namespace was asked for, and the kernel shows what that has; but from
+        # another user namespace it mounts none.
+        if own and around.in_userns:
             yield _own_cgroup(f"{CGROUP_DIR}{own}", destination, attributes)
         else:
             yield Op(OpCode.MOUNT, ("cgroup2", "cgroup2", destination, attributes, ()))
@@ -236,3 +238,17 @@ def _cgroup_mounts(destination: str, attributes: int, around: Around) -> Iterato
 
 def _own_cgroup(source: str, destination: str, attributes: int) -> Op:
     return Op(OpCode.BIND, (source, destination, attributes, 0, BIND_MAKE))
+
+
+def ineffective(mounts: Sequence[oci.Mount]) -> list[str]:
+    """A warning for each option of a file system on a bind, which has it from its source.
+
+    Source: mount(2), "Creating a bind mount": the kernel ignores them.
+    """
+    said = []
+    for index, mount in enumerate(mounts):
+        field = f"mounts[{index}].options"
+        options = parse_options(mount.options, f"mounts[{index}]")
+        if mount.type == "bind" or options.is_bind or options.is_rbind:
+            said += [f"{field}: {word!r} has no effect on a bind" for word in options.data]
+    return said

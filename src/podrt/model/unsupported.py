@@ -78,10 +78,12 @@ LABELS: tuple[tuple[str, str, Callable[[oci.Process, oci.Linux], str]], ...] = (
 
 # Values of fields that are honoured otherwise. The words in [] stand for any index or key.
 VALUES: Mapping[str, str] = {
+    "ociVersion": "other major versions than 1",
+    "linux.resources": "limits that no cgroup hierarchy of this host has",
     "process.terminal": "podrt's monitor gives out no terminals yet",
     "process.scheduler.policy": "SCHED_ISO: Linux does not have it",
     "hooks": "only containers of `podrt oci` have hooks",
-    "mounts[].options": "remount or bind with options of a file system; tmpcopyup on anything but"
+    "mounts[].options": "remount with options of a file system; tmpcopyup on anything but"
     " a tmpfs, idmap on anything but a bind",
     "linux.namespaces": "no mount namespace: every mount would land in the caller's",
     "linux.personality.flags": "every flag: the specification has none either",

@@ -161,26 +161,32 @@ CGROUP = oci.Mount(
 )
 
 
-@pytest.mark.parametrize("has_namespace", [True, False])
-def test_compile_cgroup_mount_never_shows_what_is_above_the_containers(has_namespace: bool) -> None:
-    kinds = ("mount", "cgroup") if has_namespace else ("mount",)
-    spec = changed(
-        mounts=(CGROUP,), linux__namespaces=tuple(oci.Namespace(type=kind) for kind in kinds)
-    )
-    v1 = CgroupView(1, (Hierarchy("cpu,cpuacct", ("cpu", "cpuacct"), ("cpu",)),), "/mine")
-    top = "/sys/fs/cgroup"
-    one = compiled(spec, cgroups=CgroupView(2, (), "/mine"))
-    all_of_v1 = compiled(spec, cgroups=v1)
-    if has_namespace:
-        assert only(one, OpCode.MOUNT).fields[0] == "cgroup2"
-        assert len(ops_of(all_of_v1, OpCode.MOUNT)) == 2
-        return
-    assert not ops_of(one, OpCode.MOUNT)
-    assert only(one, OpCode.BIND).fields == (f"{top}/mine", top, 3, 0, 6)
-    assert only(all_of_v1, OpCode.BIND).fields == (
-        f"{top}/cpu,cpuacct/mine", f"{top}/cpu,cpuacct", 3, 0, 6,
-    )  # fmt: skip
-    assert only(all_of_v1, OpCode.MOUNT).fields[0] == "tmpfs"
+TOP = "/sys/fs/cgroup"
+V1 = CgroupView(1, (Hierarchy("cpu,cpuacct", ("cpu", "cpuacct"), ("cpu",)),), "/mine")
+V2 = CgroupView(2, (), "/mine")
+
+
+def cgroup_ops(view: CgroupView, *kinds: str, base: oci.Spec = BUNDLE) -> list[Op]:
+    wanted = tuple(oci.Namespace(type=kind) for kind in ("mount", *kinds))
+    plan = compiled(changed(base, mounts=(CGROUP,), linux__namespaces=wanted), cgroups=view)
+    return ops_of(plan, OpCode.MOUNT, OpCode.BIND)
+
+
+def test_compile_cgroup_mount_with_a_namespace_is_one_of_the_kernel() -> None:
+    assert [op.fields[0] for op in cgroup_ops(V2, "cgroup")] == ["cgroup2"]
+    assert [op.fields[0] for op in cgroup_ops(V1, "cgroup")] == ["tmpfs", "cgroup"]
+
+
+def test_compile_cgroup_mount_of_v1_without_a_namespace_shows_its_own_alone() -> None:
+    _, own = cgroup_ops(V1)
+    assert own == Op(OpCode.BIND, (f"{TOP}/cpu,cpuacct/mine", f"{TOP}/cpu,cpuacct", 3, 0, 6))
+
+
+def test_compile_cgroup_mount_of_v2_without_a_namespace_is_the_hosts_if_it_may_be() -> None:
+    assert [op.fields[0] for op in cgroup_ops(V2)] == ["cgroup2"]
+    assert cgroup_ops(V2, "user", base=IN_USERNS) == [
+        Op(OpCode.BIND, (f"{TOP}/mine", TOP, 3, 0, 6))
+    ]
 
 
 def test_compile_exec_joins_and_becomes_who_it_is_to_be() -> None:
@@ -254,3 +260,14 @@ def test_compile_user_namespace_is_mapped_first() -> None:
 def test_compile_identity_of_the_bundle_is_only_used_by_hooks() -> None:
     other = Identity(id="c2", bundle=WHO.bundle)
     assert compiled(who=other) == compiled()
+
+
+def test_warnings_name_options_of_a_file_system_on_a_bind() -> None:
+    mounts = (
+        oci.Mount(destination="/a", type="tmpfs", source="t", options=("mode=755",)),
+        oci.Mount(destination="/b", source="/usr", options=("rbind", "ro", "mode=755", "sync")),
+    )
+    assert warnings(msgspec.structs.replace(BUNDLE, mounts=mounts)) == [
+        "mounts[1].options: 'mode=755' has no effect on a bind",
+        "mounts[1].options: 'sync' has no effect on a bind",
+    ]
