@@ -23,8 +23,9 @@ class Hierarchy(msgspec.Struct, frozen=True):
 class CgroupView(msgspec.Struct, frozen=True):
     """Version 2, the hierarchies of version 1, or 0.
 
-    `path` is the container's cgroup: one without a cgroup namespace is shown that, as a bind,
-    and nothing above it. "" shows whatever its namespace does.
+    `path` is the container's cgroup: one without a cgroup namespace is shown that as a bind, and
+    nothing above it, on version 1 and where the kernel would mount none. "" shows whatever its
+    namespace does.
     """
 
     version: int = 2

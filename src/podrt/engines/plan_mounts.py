@@ -157,6 +157,9 @@ def _remount(options: Options, destination: str, field: str) -> Op:
 
 
 def _bind(mount: oci.Mount, options: Options, field: str, around: Around) -> Iterator[Op]:
+    if options.data and not around.bundle:
+        # Of a bundle it is worth a warning, as other runtimes take them: see `ineffective`.
+        raise unsupported(f"{field}.options", f"bind with {options.data[0]}")
     destination = inside(mount.destination, field)
     # The word "rw" is in most binds and lifts no protection of the host's; "rrw" does.
     clear = options.attr_clear & ~RDONLY

@@ -299,6 +299,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             ("tmpfs", ("idmap",)),
             ("proc", ("tmpcopyup",)),
             ("bind", ("tmpcopyup",)),
+            ("bind", ("what",)),
+            ("bind", ("sync",)),
             ("bind", ("remount", "what")),
             ("tmpfs", ("remount", "size=4k")),
         )
