@@ -15,8 +15,9 @@ const struct op_kind op_kinds[OP_COUNT] = {
 #undef OP
 };
 
-static void set_stage(const struct child *child, uint32_t stage)
+static void set_stage(struct child *child, uint32_t stage, const char *detail)
 {
+	child->detail = detail;
 	__atomic_store_n(&child->launch->slot->stage, stage, __ATOMIC_RELEASE);
 }
 
@@ -25,8 +26,10 @@ static int tell(const struct child *child, struct report report)
 	return send_message(child->launch->report[1], &report, sizeof(report), NULL, 0, -1);
 }
 
-_Noreturn void child_die(const struct child *child, uint32_t stage, int error)
+/* In the stage we are in. */
+_Noreturn void child_die(const struct child *child, int error)
 {
+	const uint32_t stage = child->launch->slot->stage & ~STAGE_AT_EXEC;
 	struct report report = {.stage = stage, .error = -error};
 	const struct wire_head head = {
 	    .type = MSG_FAILED, .version = WIRE_VERSION, .arg = -error, .a = stage};
@@ -36,6 +39,24 @@ _Noreturn void child_die(const struct child *child, uint32_t stage, int error)
 	if (child->peer >= 0)
 		send_message(child->peer, &head, sizeof(head), detail, strlen(detail), -1);
 	_exit(child->peer < 0 && tell(child, report) < 0 ? 2 : 1);
+}
+
+/* Operations of `code` whose turn is now and not where they stand. */
+static bool is_out_of_turn(const struct op *op)
+{
+	return (op->code == OP_AFFINITY && op->flags & FLAG_INITIAL) ||
+	       (op->code == OP_HOOKS && op->f[0].u == HOOK_START_CONTAINER);
+}
+
+static int run_out_of_turn(struct child *child, enum op_code code, operation *act)
+{
+	struct reader ops = plan_ops(child->plan);
+	struct op op = {0};
+
+	while (plan_has(child->plan, code) && next_op(&ops, &op))
+		if (op.code == code && is_out_of_turn(&op))
+			TRY(act(child, &op));
+	return 0;
 }
 
 /* Returns 0 when the monitor said go. A monitor that dies takes us with it (PDEATHSIG). */
@@ -95,23 +116,20 @@ static int open_notify(struct child *child)
 	return checked(connect(child->notify, (const struct sockaddr *)&address, sizeof(address)));
 }
 
-static int set_affinity_early(struct child *child)
-{
-	struct reader ops = plan_ops(child->plan);
-	struct op op = {0};
-
-	while (next_op(&ops, &op))
-		if (op.code == OP_AFFINITY && op.flags & FLAG_INITIAL)
-			TRY(op_call(child, &op));
-	return 0;
-}
-
-/* Root there; in the new user namespace nobody else is mapped to anything. */
+/* Root there; in the new user namespace nobody else is mapped to anything. One that was made by
+ * others may forbid to change groups. */
 static int become_root(struct child *child)
 {
+	int result = 0;
+
 	child->detail = "user namespace";
-	if (!child->plan->last[OP_IDMAP].f[2].u)
-		TRY(K(setgroups, 0, NULL));
+	child->keeps_groups = child->plan->last[OP_IDMAP].f[2].u;
+	if (!child->keeps_groups)
+		result = K(setgroups, 0, NULL);
+	if (result == -EPERM && !(child->plan->clone_flags & CLONE_NEWUSER))
+		child->keeps_groups = true;
+	else
+		TRY(result);
 	TRY(K(setresgid, 0, 0, 0));
 	TRY(K(setresuid, 0, 0, 0));
 	/* A change of user clears the signal. */
@@ -149,8 +167,8 @@ static int prepare(struct child *child)
 	}
 	if (plan_has(plan, OP_NOTIFY))
 		TRY(open_notify(child));
-	if (plan_has(plan, OP_AFFINITY))
-		TRY(set_affinity_early(child));
+	child->detail = "CPU affinity";
+	TRY(run_out_of_turn(child, OP_AFFINITY, op_call));
 	child->detail = "cgroup";
 	if (launch->joins || plan->is_foreign)
 		TRY(wait_for_go(launch->slot));
@@ -273,14 +291,11 @@ static int run_hook(struct child *child, const struct op *op)
 	return is_late ? -ETIMEDOUT : status ? -ECANCELED : 0;
 }
 
-/* Those of the start wait for it; those of the host are run there, while we wait (a monitor runs
- * none). */
+/* Those of the host are run there, while we wait (a monitor runs none). */
 int op_hook(struct child *child, const struct op *op)
 {
 	struct slot *slot = child->launch->slot;
 
-	if (op->f[0].u == HOOK_START_CONTAINER)
-		return 0;
 	if (op->f[0].u == HOOK_RUNTIME && !child->launch->held) {
 		TRY(wait_for_go(slot));
 		__atomic_store_n(&slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
@@ -288,20 +303,6 @@ int op_hook(struct child *child, const struct op *op)
 		return wait_for_go(slot);
 	}
 	return op->f[0].u == HOOK_CREATE_CONTAINER ? run_hook(child, op) : -EINVAL;
-}
-
-static void run_start_hooks(struct child *child)
-{
-	struct reader ops = plan_ops(child->plan);
-	struct op op = {0};
-
-	while (next_op(&ops, &op)) {
-		bool is_one = op.code == OP_HOOKS && op.f[0].u == HOOK_START_CONTAINER;
-		int result = is_one ? run_hook(child, &op) : 0;
-
-		if (result < 0)
-			child_die(child, OP_HOOKS, result);
-	}
 }
 
 /* Nobody watches us: the next RELEASE on a connection is the start. Who may connect, the socket's
@@ -384,13 +385,12 @@ int op_exec(struct child *child, const struct op *op)
 	TRY(wait_for_go(child->launch->slot));
 	if (child->launch->hold)
 		TRY(hold(child));
-	if (plan_has(plan, OP_HOOKS))
-		run_start_hooks(child);
-	child->detail = plan->argv[0];
+	set_stage(child, OP_HOOKS, NULL);
+	TRY(run_out_of_turn(child, OP_HOOKS, run_hook));
 	TRY(checked(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
 	if (child->launch->lean)
 		TRY(tell(child, (struct report){.stage = STAGE_AT_EXEC}));
-	set_stage(child, OP_EXEC | STAGE_AT_EXEC);
+	set_stage(child, OP_EXEC | STAGE_AT_EXEC, plan->argv[0]);
 	return exec_program(plan);
 }
 
@@ -417,10 +417,9 @@ static int execute(struct child *child, const struct op *op)
 	const struct op_kind *kind = &op_kinds[op->code];
 	int result = 0;
 
-	if (op->code == OP_AFFINITY && op->flags & FLAG_INITIAL)
-		return 0; /* set before everything else */
-	child->detail = kind->first == 's' ? op->f[0].s : NULL;
-	set_stage(child, op->code);
+	if (is_out_of_turn(op))
+		return 0;
+	set_stage(child, op->code, kind->first == 's' ? op->f[0].s : NULL);
 	child->tree = child->plan->trees[op->number];
 	if (kind->source && child->tree < 0)
 		result = child->tree = kind->source(child, op);
@@ -437,12 +436,7 @@ _Noreturn void child_main(const struct launch *launch)
 	struct op op = {0};
 	int result = prepare(&child);
 
-	if (result < 0)
-		child_die(&child, STAGE_SETUP, result);
-	while (next_op(&ops, &op)) {
-		result = execute(&child, &op);
-		if (result < 0)
-			child_die(&child, op.code, result);
-	}
-	child_die(&child, OP_EXEC, -EINVAL);
+	while (result >= 0)
+		result = next_op(&ops, &op) ? execute(&child, &op) : -EINVAL;
+	child_die(&child, result);
 }

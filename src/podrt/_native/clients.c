@@ -29,14 +29,6 @@ void reply(struct monitor *m, struct asker asker, struct wire_head head, const v
 		client_close(m, client);
 }
 
-void reply_ok(struct monitor *m, const struct request *request, const void *body, size_t body_bytes)
-{
-	struct wire_head head = {.type = MSG_OK};
-
-	memcpy(head.id, request->head.id, ID_BYTES);
-	reply(m, request->asker, head, body, body_bytes);
-}
-
 /* `error` is an errno, positive as in every reply. */
 void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
 		  const char *text)
@@ -55,7 +47,7 @@ static int answer_hello(struct monitor *m, const struct request *request, int ig
 	(void)ignored;
 	memcpy(head.id, m->id, ID_BYTES);
 	reply(m, request->asker, head, &m->journal.seq, sizeof(m->journal.seq));
-	return 0;
+	return LATER;
 }
 
 /* A container is known from its first START or ADOPT on; forgetting it twice is forgetting. */
@@ -67,10 +59,8 @@ static int ask_container(struct monitor *m, const struct request *request, int e
 
 	if (event == EVENT_START && request->fd < 0)
 		return -EPROTO;
-	if (!c && event == EVENT_FORGET) {
-		reply_ok(m, request, NULL, 0);
+	if (!c && event == EVENT_FORGET)
 		return 0;
-	}
 	if (!c && makes)
 		c = table_add(&m->table, request->head.id);
 	if (!c)
@@ -85,9 +75,7 @@ static int note_fact(struct monitor *m, const struct request *request, int kind)
 					 : record_for(request->head.id, (enum record_kind)kind);
 
 	record.code = request->head.type;
-	TRY(journal_append(&m->journal, record));
-	reply_ok(m, request, NULL, 0);
-	return 0;
+	return journal_append(&m->journal, record);
 }
 
 /* The receipt comes before the effect: from then on nothing of it starts any more. */
@@ -168,8 +156,14 @@ static void client_read(struct monitor *m, void *owner, uint32_t events)
 	}
 	if (!wrong)
 		result = handle(m, &request);
-	if (result < 0)
+	if (result < 0) {
 		reply_failed(m, request.asker, -result, 0, wrong);
+	} else if (result == 0) {
+		struct wire_head head = {.type = MSG_OK};
+
+		memcpy(head.id, request.head.id, ID_BYTES);
+		reply(m, request.asker, head, NULL, 0);
+	}
 }
 
 void client_accept(struct monitor *m, void *owner, uint32_t events)

@@ -66,7 +66,7 @@ int op_user(struct child *child, const struct op *op)
 
 	if (groups.count > MAX_GROUPS)
 		return -EINVAL;
-	if (groups.count || !child->plan->last[OP_IDMAP].f[2].u)
+	if (groups.count || !child->keeps_groups)
 		TRY(K(setgroups, groups.count, groups.items.at));
 	TRY(checked(prctl(PR_SET_KEEPCAPS, plan_has(child->plan, OP_CAPS), 0, 0, 0)));
 	TRY(K(setresgid, gid, gid, gid));

@@ -120,8 +120,11 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 int record_exit(struct monitor *m, struct container *c, const void *ending)
 {
 	struct journal_record record;
-	const bool is_failed_start = c->state == STATE_FAILING;
+	bool is_failed_start;
 
+	if (c->state == STATE_STARTING)
+		fail_early(c, STAGE_SETUP); /* its report has ended, or will not come */
+	is_failed_start = c->state == STATE_FAILING;
 	note_end(c, ending);
 	close_report(m, c);
 	close_output(m, c);
@@ -237,7 +240,7 @@ int adopt_container(struct monitor *m, struct container *c, const void *data)
 	/* For a process that only has a receipt this is the news that it runs. */
 	journal_keep(&m->journal, record_of(c, REC_STARTED));
 	answer_started(m, c, MSG_STARTED);
-	return 0;
+	return LATER;
 }
 
 /* Readable at the end, hung up when it is reaped: only then is the status there. Before 6.13

@@ -204,22 +204,12 @@ static pid_t clone_child(struct launch *launch)
 }
 
 /* Offsets must be written before the first process is in. Source: time_namespaces(7). */
-static int make_timens(struct child *child)
+static int add_offset(const struct op *op)
 {
-	struct reader ops = plan_ops(child->plan);
-	struct op op = {0};
 	char text[80];
 
-	child->detail = "time namespace";
-	TRY(checked(unshare(CLONE_NEWTIME)));
-	while (next_op(&ops, &op)) {
-		if (op.code != OP_TIMENS)
-			continue;
-		snprintf(text, sizeof(text), "%u %lld %u\n", op.f[0].u, (long long)op.f[1].q,
-			 op.f[2].u);
-		TRY(write_file("/proc/self/timens_offsets", text));
-	}
-	return 0;
+	snprintf(text, sizeof(text), "%u %lld %u\n", op->f[0].u, (long long)op->f[1].q, op->f[2].u);
+	return write_file("/proc/self/timens_offsets", text);
 }
 
 /* Some namespaces are only entered by the processes made afterwards, and from a user namespace
@@ -229,27 +219,26 @@ static _Noreturn void help(struct launch *launch)
 	struct child child = child_of(launch);
 	struct reader ops = plan_ops(&launch->plan);
 	struct op op = {0};
+	int result = 0;
 	pid_t pid;
 
-	while (next_op(&ops, &op)) {
-		const bool enters =
-		    op.code == OP_SETNS && !(op.f[0].u & (CLONE_NEWNS | CLONE_NEWCGROUP));
-		int result = enters ? child_enter(&child, &op) : 0;
-
-		if (result < 0)
-			child_die(&child, OP_SETNS, result);
+	if (launch->plan.clone_flags & CLONE_NEWTIME)
+		result = checked(unshare(CLONE_NEWTIME));
+	while (result >= 0 && next_op(&ops, &op)) {
+		launch->slot->stage = op.code;
+		if (op.code == OP_TIMENS)
+			result = add_offset(&op);
+		else if (op.code == OP_SETNS && !(op.f[0].u & (CLONE_NEWNS | CLONE_NEWCGROUP)))
+			result = child_enter(&child, &op);
 	}
-	if (launch->plan.clone_flags & CLONE_NEWTIME) {
-		int result = make_timens(&child);
-
-		if (result < 0)
-			child_die(&child, OP_TIMENS, result);
-	}
+	if (result < 0)
+		child_die(&child, result);
+	launch->slot->stage = STAGE_SETUP;
 	pid = clone_child(launch);
 	if (pid == 0)
 		child_main(launch);
 	launch->slot->pid = pid;
-	/* The next one will be told by the child whether it must join. */
+	/* Whether the child must be moved into its cgroup after all. */
 	_exit(launch->joins);
 }
 

@@ -79,6 +79,7 @@ struct child {
 	int stat;   /* our own /proc/self/stat, as the monitor sees it */
 	int peer;   /* who released us and is told of a failure, instead of the monitor */
 	bool has_caps, has_user; /* CAPS, USER came by */
+	bool keeps_groups;       /* its user namespace forbids to change them */
 	bool is_sealed;          /* descriptors and signals are as the program shall find them */
 	uint32_t umask;
 	union field caps[5]; /* CAPS */
@@ -99,7 +100,7 @@ int child_enter(struct child *child, const struct op *op);
 int child_seal(struct child *child);
 #define STATE_ROOM (64u << 10)
 int child_expand(const struct child *child, const char *text, char *room);
-_Noreturn void child_die(const struct child *child, uint32_t stage, int error);
+_Noreturn void child_die(const struct child *child, int error);
 
 operation source_overlay, source_root, source_filesystem, source_bind, source_shm;
 operation op_setns, op_root, op_mount, op_bind, op_pod_shm, op_device, op_symlink, op_hide;

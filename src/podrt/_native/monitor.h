@@ -93,8 +93,6 @@ struct request {
 listener client_accept;
 void reply(struct monitor *m, struct asker asker, struct wire_head head, const void *body,
 	   size_t body_bytes);
-void reply_ok(struct monitor *m, const struct request *request, const void *body,
-	      size_t body_bytes);
 void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
 		  const char *text);
 
@@ -212,16 +210,19 @@ void answer_about(struct monitor *m, const struct container *c, struct asker ask
 void answer_started(struct monitor *m, struct container *c, uint16_t type);
 void process_begins(struct container *c, const struct request *request);
 
-/* What an event does in a state; `data` is the request, report or ending that it came with. */
+/* What an event does in a state; `data` is the request, report or ending that it came with. A
+ * request is answered by its result: OK, why it failed, or LATER. */
+#define LATER 1
 typedef int handler(struct monitor *m, struct container *c, const void *data);
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data);
 int64_t kill_overdue(struct monitor *m);
 int signal_container(const struct container *c, int sig);
 
 /* ---- starts.c ---- */
-handler start_container, end_early;
+handler start_container;
 listener read_report;
 void fail_start(struct container *c, const struct report *failure);
+void fail_early(struct container *c, uint32_t stage);
 void close_report(struct monitor *m, struct container *c);
 void finish_failed_start(struct monitor *m, struct container *c);
 

@@ -216,13 +216,6 @@ static int journal_spaces(struct monitor *m, const struct request *request, int 
 	return journal_append(&m->journal, record);
 }
 
-static void answer_spaces(struct monitor *m, const struct request *request)
-{
-	uint64_t inodes[] = {m->held[0].inode, m->held[1].inode, m->held[2].inode};
-
-	reply_ok(m, request, inodes, sizeof(inodes));
-}
-
 /* The body: the hostname; with a user namespace a NUL, the uid map, a NUL, and the gid map. */
 static int check_setup(const struct monitor *m, const struct request *request)
 {
@@ -256,6 +249,8 @@ static int hold_spaces(struct monitor *m, const struct request *request, int kin
 int spaces_setup(struct monitor *m, const struct request *request, int kind)
 {
 	const uint32_t flags = (uint32_t)request->head.arg;
+	struct wire_head head = {.type = MSG_OK};
+	uint64_t inodes[3];
 	int result;
 
 	TRY(check_setup(m, request));
@@ -267,8 +262,12 @@ int spaces_setup(struct monitor *m, const struct request *request, int kind)
 		}
 		link_spaces(m);
 	}
-	answer_spaces(m, request);
-	return 0;
+	inodes[0] = m->held[0].inode;
+	inodes[1] = m->held[1].inode;
+	inodes[2] = m->held[2].inode;
+	memcpy(head.id, request->head.id, ID_BYTES);
+	reply(m, request->asker, head, inodes, sizeof(inodes));
+	return LATER;
 }
 
 int spaces_release(struct monitor *m, const struct request *request, int kind)
@@ -279,6 +278,5 @@ int spaces_release(struct monitor *m, const struct request *request, int kind)
 		TRY(journal_spaces(m, request, kind));
 	release_all(m);
 	spaces_unlink(m, true);
-	reply_ok(m, request, NULL, 0);
 	return 0;
 }

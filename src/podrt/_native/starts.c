@@ -5,12 +5,6 @@
 /* From so many processes on, what a copied descriptor table costs is worth two messages. */
 #define LEAN_FROM 200
 
-static const struct report killed_early = {
-    .stage = STAGE_SETUP,
-    .error = EIO,
-    .detail = "the process was killed while it was set up",
-};
-
 static struct slot *take_slot(struct monitor *m)
 {
 	for (uint32_t i = 0; i < SLOTS; i++) {
@@ -48,6 +42,14 @@ void fail_start(struct container *c, const struct report *failure)
 	c->state = STATE_FAILING;
 	if (c->pid > 0)
 		signal_container(c, SIGKILL);
+}
+
+/* Killed by somebody else while it was set up. */
+void fail_early(struct container *c, uint32_t stage)
+{
+	fail_start(c, &(struct report){.stage = stage,
+				       .error = EIO,
+				       .detail = "the process was killed while it was set up"});
 }
 
 /* Journaled, then told. A journal that is full cannot keep a failure: it is told all the same. */
@@ -195,30 +197,28 @@ int start_container(struct monitor *m, struct container *c, const void *data)
 	result = prepare_launch(m, c, &launch, request);
 	if (result == 0) {
 		follow_child(m, c, &launch);
-		return 0;
+		return LATER;
 	}
 	launch.failure.error = -result;
 	close_report(m, c);
 	log_close(&c->log);
 	fail_start(c, &launch.failure);
 	finish_failed_start(m, c);
-	return 0;
+	return LATER;
 }
 
 /* The end of the report: exec succeeded if only exec was left, else the child was killed. */
 static void report_ended(struct monitor *m, struct container *c)
 {
-	struct report failure = killed_early;
+	uint32_t stage = c->slot ? __atomic_load_n(&c->slot->stage, __ATOMIC_ACQUIRE) : 0;
 
-	if (c->slot)
-		failure.stage = __atomic_load_n(&c->slot->stage, __ATOMIC_ACQUIRE);
 	close_report(m, c);
 	if (c->state != STATE_STARTING && c->state != STATE_HELD)
 		return;
-	if (failure.stage & STAGE_AT_EXEC)
+	if (stage & STAGE_AT_EXEC)
 		dispatch(m, c, EVENT_EXECED, NULL);
 	else if (c->state == STATE_STARTING)
-		fail_start(c, &failure);
+		fail_early(c, stage);
 }
 
 void read_report(struct monitor *m, void *owner, uint32_t events)
@@ -251,11 +251,4 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 		} else if (report.stage != STAGE_AT_EXEC)
 			dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
 	}
-}
-
-/* Killed by somebody else while it was set up: its report has ended, or will not come. */
-int end_early(struct monitor *m, struct container *c, const void *data)
-{
-	fail_start(c, &killed_early);
-	return record_exit(m, c, data);
 }

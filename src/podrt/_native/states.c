@@ -146,21 +146,20 @@ static int on_release(struct monitor *m, struct container *c, const void *data)
 	c->starter = request->asker;
 	c->state = STATE_STARTING;
 	launch_go(c->slot);
-	return 0;
+	return LATER;
 }
 
 static int on_signal(struct monitor *m, struct container *c, const void *data)
 {
-	const struct request *request = data;
-	const int sig = request->head.arg;
+	const int sig = ((const struct request *)data)->head.arg;
 
+	(void)m;
 	if (sig < 0 || sig > SIGRTMAX)
 		return -EINVAL;
 	TRY(signal_container(c, sig));
 	/* One of those that ask a program to end. */
 	if (sig == SIGTERM || sig == SIGKILL || sig == SIGINT || sig == SIGQUIT)
 		c->by_user = true;
-	reply_ok(m, request, NULL, 0);
 	return 0;
 }
 
@@ -175,7 +174,7 @@ static int on_cancel(struct monitor *m, struct container *c, const void *data)
 	fail_start(c, &(struct report){.stage = STAGE_CANCEL,
 				       .error = ECANCELED,
 				       .detail = "stopped while it was starting"});
-	return 0;
+	return LATER;
 }
 
 static void kill_now(struct container *c)
@@ -211,7 +210,7 @@ static int on_stop(struct monitor *m, struct container *c, const void *data)
 		return -EINVAL;
 	TRY(add_waiter(c, request->asker, true));
 	if (c->was_killed)
-		return 0;
+		return LATER;
 	if (is_first)
 		journal_append(&m->journal, record);
 	c->by_user = true;
@@ -222,7 +221,7 @@ static int on_stop(struct monitor *m, struct container *c, const void *data)
 		set_deadline(m, c, request->head.a);
 	if (is_first && !at_once)
 		signal_container(c, record.code);
-	return 0;
+	return LATER;
 }
 
 static int on_wait(struct monitor *m, struct container *c, const void *data)
@@ -232,13 +231,13 @@ static int on_wait(struct monitor *m, struct container *c, const void *data)
 	TRY(add_waiter(c, request->asker, request->head.type == MSG_STOP));
 	if (c->state == STATE_EXITED)
 		answer_waiters(m, c);
-	return 0;
+	return LATER;
 }
 
 static int on_forget(struct monitor *m, struct container *c, const void *data)
 {
 	TRY(journal_append(&m->journal, record_of(c, REC_FORGOTTEN)));
-	reply_ok(m, data, NULL, 0);
+	(void)data;
 	UNCHAIN(&m->stopping, c, next_stopping);
 	log_close(&c->log);
 	table_remove(&m->table, c);
@@ -285,7 +284,7 @@ static const struct {
     [EVENT_READY] = {{[STATE_STARTING] = on_progress}, 0},
     [EVENT_EXECED] = {{[STATE_STARTING] = on_progress}, 0},
     [EVENT_REFUSED] = {{[STATE_STARTING] = on_refused, [STATE_HELD] = on_refused}, 0},
-    [EVENT_GONE] = {{NULL, end_early, record_exit, record_exit, record_exit, record_exit}, 0},
+    [EVENT_GONE] = {{NULL, record_exit, record_exit, record_exit, record_exit, record_exit}, 0},
 };
 
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data)
