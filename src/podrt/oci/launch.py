@@ -26,7 +26,6 @@ START = "start"
 """The socket beside a container's state on which its process waits for `start`."""
 
 _BACKLOG = 4
-_TERMINAL = 69  # the launcher's own: wire.h
 _MASTER_BYTES = array.array("i").itemsize
 _ADD_SEALS, _ALL_SEALS = 1033, 0xF  # fcntl(2): F_ADD_SEALS; seal, shrink, grow, write
 
@@ -83,7 +82,7 @@ class Launch:
                 return message
             if message.kind == Kind.FAILED:
                 raise failure(message)
-            if message.kind != _TERMINAL:
+            if message.kind != Kind.TERMINAL:
                 raise InternalError(f"the launcher says {message.kind}, not {kind.name}")
 
     def _receive(self) -> Message:
