@@ -214,9 +214,10 @@ def compile_exec(
 
 def warnings(spec: oci.Spec) -> list[str]:
     """What of a specification is left out with a warning: capabilities that cannot be granted, as
-    it says itself; options that a bind cannot have."""
+    it says itself; options that a bind cannot have. Raises: InvalidConfig."""
     said = plan_process.ungranted(spec.process.capabilities) if spec.process is not None else []
-    return said + plan_mounts.ineffective(spec.mounts)
+    root_propagation = spec.linux.rootfs_propagation if spec.linux is not None else ""
+    return said + plan_mounts.ineffective(spec.mounts, root_propagation)
 
 
 def _task(

@@ -15,7 +15,15 @@ from podrt.model import runtimespec as oci
 from podrt.model.unsupported import unsupported
 
 from .cgroup_view import CGROUP_DIR, CgroupView
-from .mount_options import ALL_ATTRIBUTES, MS_PRIVATE, MS_REC, RDONLY, Options, parse_options
+from .mount_options import (
+    ALL_ATTRIBUTES,
+    MS_PRIVATE,
+    MS_REC,
+    MS_SHARED,
+    RDONLY,
+    Options,
+    parse_options,
+)
 from .plan_namespaces import check_ranges, map_text
 from .plan_ops import Op, OpCode
 
@@ -160,6 +168,9 @@ def _bind(mount: oci.Mount, options: Options, field: str, around: Around) -> Ite
     if options.data and not around.bundle:
         # Of a bundle it is worth a warning, as other runtimes take them: see `ineffective`.
         raise unsupported(f"{field}.options", f"bind with {options.data[0]}")
+    if options.propagation & MS_SHARED and not around.bundle:
+        # A monitor sees the host's mounts, but the host none of its own.
+        raise unsupported(f"{field}.options", "a shared bind")
     destination = inside(mount.destination, field)
     # The word "rw" is in most binds and lifts no protection of the host's; "rrw" does.
     clear = options.attr_clear & ~RDONLY
@@ -243,15 +254,19 @@ def _own_cgroup(source: str, destination: str, attributes: int) -> Op:
     return Op(OpCode.BIND, (source, destination, attributes, 0, BIND_MAKE))
 
 
-def ineffective(mounts: Sequence[oci.Mount]) -> list[str]:
-    """A warning for each option of a file system on a bind, which has it from its source.
+def ineffective(mounts: Sequence[oci.Mount], root_propagation: str) -> list[str]:
+    """A warning for each option of a bundle's bind that has less effect than it may seem to have.
 
-    Source: mount(2), "Creating a bind mount": the kernel ignores them.
+    Those of a file system it has from its source; a shared one gets the host's mounts and gives
+    none back. Source: mount(2), "Creating a bind mount": the kernel ignores the former.
     """
     said = []
     for index, mount in enumerate(mounts):
         field = f"mounts[{index}].options"
         options = parse_options(mount.options, f"mounts[{index}]")
-        if mount.type == "bind" or options.is_bind or options.is_rbind:
-            said += [f"{field}: {word!r} has no effect on a bind" for word in options.data]
+        if mount.type != "bind" and not options.is_bind:
+            continue
+        said += [f"{field}: {word!r} has no effect on a bind" for word in options.data]
+        if options.propagation & MS_SHARED and root_propagation in ("shared", "rshared"):
+            said.append(f"{field}: what the container mounts there does not reach the host")
     return said

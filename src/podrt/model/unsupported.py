@@ -83,8 +83,9 @@ VALUES: Mapping[str, str] = {
     "process.terminal": "podrt's monitor gives out no terminals yet",
     "process.scheduler.policy": "SCHED_ISO: Linux does not have it",
     "hooks": "only containers of `podrt oci` have hooks",
-    "mounts[].options": "remount with options of a file system, or a bind that is no bundle's;"
-    " tmpcopyup on anything but a tmpfs, idmap on anything but a bind",
+    "mounts[].options": "remount with options of a file system; tmpcopyup on anything but a tmpfs;"
+    " idmap on anything but a bind; and for podrt's own containers, on a bind, shared and options"
+    " of a file system, which a bundle gets a warning for",
     "linux.namespaces": "no mount namespace: every mount would land in the caller's",
     "linux.personality.flags": "every flag: the specification has none either",
     "linux.seccomp": "programs longer than the kernel takes; machines without a table",

@@ -271,3 +271,14 @@ def test_warnings_name_options_of_a_file_system_on_a_bind() -> None:
         "mounts[1].options: 'mode=755' has no effect on a bind",
         "mounts[1].options: 'sync' has no effect on a bind",
     ]
+
+
+@pytest.mark.parametrize(("root", "count"), [("", 0), ("slave", 0), ("shared", 1), ("rshared", 1)])
+def test_warnings_name_shared_binds_that_give_nothing_back(root: str, count: int) -> None:
+    mounts = (
+        oci.Mount(destination="/a", type="tmpfs", source="t", options=("shared",)),
+        oci.Mount(destination="/b", source="/usr", options=("rbind", "rshared")),
+    )
+    said = warnings(changed(mounts=mounts, linux__rootfs_propagation=root))
+    reason = "what the container mounts there does not reach the host"
+    assert said == [f"mounts[1].options: {reason}"] * count
