@@ -15,6 +15,7 @@ from doubles import monitor_driver as m
 from doubles.monitor_driver import Box, Client, Group, Message, plan_of
 
 BASE = 200_000
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 MAP = f"0 {BASE} 65536\n"
 USER_FLAGS = m.DEFAULT_FLAGS | m.NEWUSER
 # A mount of sysfs needs a network namespace of its own, which no test here asks for.
@@ -330,3 +331,50 @@ def test_tmpfs_starts_with_what_the_directory_held(box: Box) -> None:
     output = run(box, script, after=[mount])
     assert output.split() == ["content", "640:5:6", "711", "deep/er/file", "1"]
     assert (upper / "deep/er/file").exists()
+
+
+# --- cgroups -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups(cgroup_parent: str) -> Iterator[dict[str, Path]]:
+    """A directory in a v1 hierarchy and one of cgroup v2, as far as they are there."""
+    name = f"{cgroup_parent.lstrip('/')}_{secrets.token_hex(3)}"
+    found = {}
+    for kind, places, mark in (
+        ("v1", ("pids", "freezer"), "tasks"),
+        ("v2", ("unified", "."), "cgroup.controllers"),
+    ):
+        mounted = [CGROUP_ROOT / place for place in places if (CGROUP_ROOT / place / mark).exists()]
+        if mounted:
+            found[kind] = mounted[0] / name
+            found[kind].mkdir()
+    yield found
+    for path in found.values():
+        path.rmdir()
+
+
+@pytest.mark.parametrize("kind", ["v1", "v2"])
+@pytest.mark.parametrize("joins_pid", [False, True])
+def test_container_in_a_user_namespace_joins_its_cgroup(
+    box: Box, groups: dict[str, Path], neighbour: int, kind: str, joins_pid: bool
+) -> None:
+    if kind not in groups:
+        pytest.skip(f"needs cgroup {kind}")
+    mapped(box)
+    early, flags = [IDMAP], USER_FLAGS
+    if joins_pid:
+        # Made by a helper on the way.
+        early, flags = [], m.DEFAULT_FLAGS & ~m.NEWPID
+        early.append(m.op(m.SETNS, m.u32(m.NEWPID), m.text(f"/proc/{neighbour}/ns/pid")))
+        box.root_op = m.with_flags(box.root_op, 0)
+    begun = box.start(
+        plan_of(box.ops(["sleep", "1000"], early=early), flags),
+        flags=m.UNIFIED if kind == "v2" else 0,
+        join=[str(groups[kind])],
+    )
+    assert begun.kind == m.STARTED, begun
+    assert (groups[kind] / "cgroup.procs").read_text().split() == [str(begun.a)]
+    # The root of its cgroup namespace.
+    assert inode("cgroup", begun.a) != inode("cgroup")
+    box.ask(m.STOP, arg=9)
