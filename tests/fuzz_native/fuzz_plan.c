@@ -58,11 +58,10 @@ static size_t mutate(uint8_t *data, size_t bytes)
 
 static size_t walk(const struct plan *plan)
 {
-	struct reader ops = plan_ops(plan);
 	struct op op = {0};
 	size_t sum = 0;
 
-	while (next_op(&ops, &op)) {
+	while (next_op(plan, &op)) {
 		struct list list = op.f[0].l;
 
 		if (op.code != OP_EXEC)

@@ -50,10 +50,9 @@ static bool is_out_of_turn(const struct op *op)
 
 static int run_out_of_turn(struct child *child, enum op_code code, operation *act)
 {
-	struct reader ops = plan_ops(child->plan);
 	struct op op = {0};
 
-	while (plan_has(child->plan, code) && next_op(&ops, &op))
+	while (plan_has(child->plan, code) && next_op(child->plan, &op))
 		if (op.code == code && is_out_of_turn(&op))
 			TRY(act(child, &op));
 	return 0;
@@ -339,6 +338,18 @@ static int hold(struct child *child)
 	return is_alone ? await_start(child) : wait_for_go(slot);
 }
 
+/* Once, whoever comes first: the filter, which may forbid all this, or exec. */
+int child_hold(struct child *child)
+{
+	if (child->peer >= 0)
+		return 0;
+	/* Once more: a change of user has cleared the signal. */
+	TRY(follow_monitor(child));
+	/* Not before the receipt is written: from here on we outlive the monitor. */
+	TRY(wait_for_go(child->launch->slot));
+	return child->launch->hold ? hold(child) : 0;
+}
+
 /* Source: execvp(3): a directory that cannot be searched does not end the search. */
 static int exec_program(const struct plan *plan)
 {
@@ -379,15 +390,11 @@ int op_exec(struct child *child, const struct op *op)
 	(void)op;
 	child->detail = plan->argv[0];
 	TRY(child_seal(child));
-	/* Once more: a change of user has cleared the signal. */
-	TRY(follow_monitor(child));
-	/* Not before the receipt is written: from here on we outlive the monitor. */
-	TRY(wait_for_go(child->launch->slot));
-	if (child->launch->hold)
-		TRY(hold(child));
+	TRY(child_hold(child));
 	set_stage(child, OP_HOOKS, NULL);
 	TRY(run_out_of_turn(child, OP_HOOKS, run_hook));
-	TRY(checked(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
+	if (child->peer < 0)
+		TRY(checked(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
 	if (child->launch->lean)
 		TRY(tell(child, (struct report){.stage = STAGE_AT_EXEC}));
 	set_stage(child, OP_EXEC | STAGE_AT_EXEC, plan->argv[0]);
@@ -432,11 +439,10 @@ static int execute(struct child *child, const struct op *op)
 _Noreturn void child_main(const struct launch *launch)
 {
 	struct child child = child_of(launch);
-	struct reader ops = plan_ops(&launch->plan);
 	struct op op = {0};
 	int result = prepare(&child);
 
 	while (result >= 0)
-		result = next_op(&ops, &op) ? execute(&child, &op) : -EINVAL;
+		result = next_op(&launch->plan, &op) ? execute(&child, &op) : -EINVAL;
 	child_die(&child, result);
 }

@@ -94,6 +94,8 @@ int op_seccomp(struct child *child, const struct op *op)
 		return -EINVAL;
 	TRY(read_all(child->filter, room, (size_t)st.st_size, 0));
 	TRY(child_seal(child));
+	if (child->launch->start >= 0)
+		TRY(child_hold(child));
 	program.len = (unsigned short)((size_t)st.st_size / sizeof(room[0]));
 	if (!plan_has(plan, OP_NOTIFY))
 		return K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program);

@@ -14,19 +14,6 @@ struct k_pidfd_info {
 };
 #define K_PIDFD_GET_INFO _IOWR(0xFF, 11, struct k_pidfd_info)
 
-/* Of the directories that a container joins, the one that counts its OOM kills: the memory
- * hierarchy's on v1, the only one on v2. */
-char *find_memory_dir(const char *dirs, uint32_t bytes)
-{
-	const char *end = dirs + bytes;
-	bool is_only = bytes > 0 && strlen(dirs) + 1 == bytes;
-
-	for (const char *at = dirs; at < end; at += strlen(at) + 1)
-		if (is_only || strstr(at, "/memory/"))
-			return strdup(at);
-	return NULL;
-}
-
 /* Only asked about a SIGKILL that nobody here sent. */
 static bool was_oom_killed(struct container *c)
 {

@@ -145,50 +145,44 @@ void end_idle(pid_t pid)
 
 /* What the child could not open itself: the host's files, from a user namespace; and what needs
  * a user namespace, whose maps only its parent can write. */
-static bool is_early(const struct plan *plan, const struct op *op)
-{
-	if (!op_kinds[op->code].source || op->code == OP_MOUNT)
-		return false;
-	return plan->is_foreign || op->code == OP_IDMAP_BIND ||
-	       ((op->code == OP_ROOT_OVERLAY || op->code == OP_ROOT_BIND) &&
-		op->flags & FLAG_MAPPED);
-}
-
 static int open_sources(struct launch *launch)
 {
+	const struct plan *plan = &launch->plan;
 	struct child child = child_of(launch);
-	struct reader ops = plan_ops(&launch->plan);
 	struct op op = {0};
 
-	while (next_op(&ops, &op)) {
-		int tree = is_early(&launch->plan, &op) ? op_kinds[op.code].source(&child, &op) : 0;
+	while (next_op(plan, &op)) {
+		const bool is_root = op.code == OP_ROOT_OVERLAY || op.code == OP_ROOT_BIND;
+		const bool is_mapped =
+		    op.code == OP_IDMAP_BIND || (is_root && op.flags & FLAG_MAPPED);
+		int *tree = &plan->trees[op.number];
 
-		if (tree < 0)
-			return launch_fail(launch, op.code, tree, child.detail);
-		if (tree > 0)
-			launch->plan.trees[op.number] = tree;
+		if (!op_kinds[op.code].source || op.code == OP_MOUNT ||
+		    !(plan->is_foreign || is_mapped))
+			continue;
+		child.detail = op_kinds[op.code].first == 's' ? op.f[0].s : NULL;
+		*tree = op_kinds[op.code].source(&child, &op);
+		if (*tree < 0)
+			return launch_fail(launch, op.code, *tree, child.detail);
 	}
 	return 0;
 }
 
 /* A process enters the cgroup namespace of its cgroup, not of its parent's: when it is moved,
  * or born elsewhere, it unshares afterwards. A new time namespace is for the next clone. */
-static uint64_t clone_flags(const struct launch *launch)
-{
-	uint64_t flags = launch->plan.clone_flags & ~(uint64_t)CLONE_NEWTIME;
-
-	if (launch->joins || launch->unified)
-		flags &= ~(uint64_t)CLONE_NEWCGROUP;
-	return flags | (launch->lean ? CLONE_FILES : 0) |
-	       (launch->plan.by_helper ? CLONE_PARENT : 0);
-}
-
 static pid_t clone_child(struct launch *launch)
 {
-	struct k_clone_args args = {.flags = clone_flags(launch)};
+	struct k_clone_args args = {.flags = launch->plan.clone_flags & ~(uint64_t)CLONE_NEWTIME};
 	pid_t pid;
 
-	args.exit_signal = args.flags & CLONE_PARENT ? 0 : SIGCHLD;
+	if (launch->joins || launch->unified)
+		args.flags &= ~(uint64_t)CLONE_NEWCGROUP;
+	if (launch->lean)
+		args.flags |= CLONE_FILES;
+	if (launch->plan.by_helper)
+		args.flags |= CLONE_PARENT;
+	else
+		args.exit_signal = SIGCHLD;
 	if (launch->unified) {
 		args.flags |= K_CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)launch->cgroup;
@@ -217,14 +211,13 @@ static int add_offset(const struct op *op)
 static _Noreturn void help(struct launch *launch)
 {
 	struct child child = child_of(launch);
-	struct reader ops = plan_ops(&launch->plan);
 	struct op op = {0};
 	int result = 0;
 	pid_t pid;
 
 	if (launch->plan.clone_flags & CLONE_NEWTIME)
 		result = checked(unshare(CLONE_NEWTIME));
-	while (result >= 0 && next_op(&ops, &op)) {
+	while (result >= 0 && next_op(&launch->plan, &op)) {
 		launch->slot->stage = op.code;
 		if (op.code == OP_TIMENS)
 			result = add_offset(&op);
@@ -267,18 +260,9 @@ static pid_t clone_by_helper(struct launch *launch)
 
 /* The kernel stamps the child during the call: when both clocks around it show the same tick,
  * that is its start time, and /proc need not be read. */
-static void note_start(struct launch *launch, uint64_t before_ns)
-{
-	const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
-	uint64_t after_ns = clock_ns(CLOCK_BOOTTIME);
-
-	launch->ticks = before_ns / tick_ns;
-	if (launch->ticks != after_ns / tick_ns)
-		start_ticks(launch->pid, &launch->ticks);
-}
-
 int launch_clone(struct launch *launch)
 {
+	const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
 	uint64_t before_ns;
 
 	TRY(open_sources(launch));
@@ -286,11 +270,13 @@ int launch_clone(struct launch *launch)
 	launch->pid = launch->plan.by_helper ? clone_by_helper(launch) : clone_child(launch);
 	if (launch->pid == 0)
 		child_main(launch);
-	if (launch->pid > 0)
-		note_start(launch, before_ns);
-	else if (!launch->failure.error)
+	if (launch->pid < 0 && !launch->failure.error)
 		launch_fail(launch, STAGE_CLONE, launch->pid, NULL);
-	return launch->pid < 0 ? launch->pid : 0;
+	TRY(launch->pid);
+	launch->ticks = before_ns / tick_ns;
+	if (launch->ticks != clock_ns(CLOCK_BOOTTIME) / tick_ns)
+		start_ticks(launch->pid, &launch->ticks);
+	return 0;
 }
 
 /* What only the parent may do for the child, before it goes on: cgroups, maps, OOM score. */

@@ -98,6 +98,7 @@ _Noreturn void child_main(const struct launch *launch);
 struct child child_of(const struct launch *launch);
 int child_enter(struct child *child, const struct op *op);
 int child_seal(struct child *child);
+int child_hold(struct child *child);
 #define STATE_ROOM (64u << 10)
 int child_expand(const struct child *child, const char *text, char *room);
 _Noreturn void child_die(const struct child *child, int error);

@@ -235,7 +235,6 @@ void collect_children(struct monitor *m);
 handler record_exit;
 void answer_waiters(struct monitor *m, struct container *c);
 int add_waiter(struct container *c, struct asker asker, bool is_stop);
-char *find_memory_dir(const char *dirs, uint32_t bytes);
 
 handler adopt_container;
 listener pidfd_event;

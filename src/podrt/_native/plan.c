@@ -75,21 +75,20 @@ const char *next_str(struct list *list)
 	return list->count && list->count-- && take_str(&list->items, &text) ? text : NULL;
 }
 
-struct reader plan_ops(const struct plan *plan)
+bool next_op(const struct plan *plan, struct op *op)
 {
-	return (struct reader){plan->bytes + sizeof(struct plan_header), plan->bytes + plan->size};
-}
-
-bool next_op(struct reader *ops, struct op *op)
-{
-	struct reader payload = *ops;
+	struct reader payload;
 	struct op_head head;
 
+	if (op->number == 0)
+		op->rest = (struct reader){plan->bytes + sizeof(struct plan_header),
+					   plan->bytes + plan->size};
+	payload = op->rest;
 	if (!take(&payload, &head, sizeof(head)) || head.code >= OP_COUNT || !layouts[head.code])
 		return false;
-	if (head.bytes < sizeof(head) || head.bytes % 8 || !skip(ops, head.bytes))
+	if (head.bytes < sizeof(head) || head.bytes % 8 || !skip(&op->rest, head.bytes))
 		return false;
-	payload.end = ops->at;
+	payload.end = op->rest.at;
 	op->code = head.code;
 	op->flags = head.flags;
 	op->number++;
@@ -117,15 +116,14 @@ static int fill_strings(char ***strings, struct list list)
 
 static int check_ops(struct plan *plan)
 {
-	struct reader ops = plan_ops(plan);
 	struct op op = {0};
 
-	while (op.code != OP_EXEC && next_op(&ops, &op)) {
+	while (op.code != OP_EXEC && next_op(plan, &op)) {
 		plan->last[op.code] = op;
 		plan->joins |= op.code == OP_SETNS ? op.f[0].u : 0;
 	}
 	/* EXEC is the last one, has arguments, and there is nothing behind it. */
-	if (ops.at != ops.end || op.number != plan->op_count || !plan_has(plan, OP_EXEC) ||
+	if (op.rest.at != op.rest.end || op.number != plan->op_count || !plan_has(plan, OP_EXEC) ||
 	    op.f[0].l.count == 0)
 		return -EINVAL;
 	TRY(fill_strings(&plan->argv, op.f[0].l));

@@ -22,6 +22,7 @@ union field {
 
 #define MAX_FIELDS 8
 struct op {
+	struct reader rest; /* the operations behind it */
 	uint16_t code, flags;
 	uint32_t number; /* 1, 2, 3... */
 	union field f[MAX_FIELDS];
@@ -53,8 +54,8 @@ static inline const char *plan_str(const struct plan *plan, enum op_code code, i
 
 int plan_load(struct plan *plan, int fd);
 void plan_free(struct plan *plan);
-struct reader plan_ops(const struct plan *plan);
-/* False at the end, and when what follows is no operation. */
-bool next_op(struct reader *ops, struct op *op);
+/* From one operation to the next, from all zeros to the first. False at the end, and when what
+ * follows is no operation. */
+bool next_op(const struct plan *plan, struct op *op);
 /* NULL at the end. */
 const char *next_str(struct list *list);

@@ -66,17 +66,24 @@ void finish_failed_start(struct monitor *m, struct container *c)
 	c->failure = (struct report){0};
 }
 
-/* The directories to join, behind each other; returns how many, or that they are none. */
-static int count_dirs(const struct request *request)
+/* The directories to join, behind each other; returns how many, or that they are none. The one
+ * that counts OOM kills is the memory hierarchy's on v1, the only one on v2. */
+static int read_dirs(const struct request *request, const char **memory)
 {
 	const char *at = request->body, *end = at + request->body_bytes;
 	int count = 0;
 
+	*memory = NULL;
 	if (at < end && end[-1] != '\0')
 		return -EPROTO;
-	for (; at < end; at += strlen(at) + 1, count++)
+	for (; at < end; at += strlen(at) + 1, count++) {
 		if (*at != '/')
 			return -EPROTO;
+		if (!*memory && strstr(at, "/memory/"))
+			*memory = at;
+	}
+	if (count == 1)
+		*memory = request->body;
 	return count;
 }
 
@@ -183,7 +190,8 @@ int start_container(struct monitor *m, struct container *c, const void *data)
 	    .err = {-1, -1},
 	    .report = {-1, -1},
 	};
-	int dirs = count_dirs(request), result;
+	const char *memory;
+	int dirs = read_dirs(request, &memory), result;
 
 	if (request->fd < 0 || request->head.arg & ~START_ALL || dirs < 0 ||
 	    (request->head.arg & START_UNIFIED && dirs > 1))
@@ -193,7 +201,7 @@ int start_container(struct monitor *m, struct container *c, const void *data)
 	process_begins(c, request);
 	c->state = STATE_IDLE;
 	free(c->memory_dir);
-	c->memory_dir = find_memory_dir(request->body, request->body_bytes);
+	c->memory_dir = memory ? strdup(memory) : NULL;
 	result = prepare_launch(m, c, &launch, request);
 	if (result == 0) {
 		follow_child(m, c, &launch);
