@@ -192,6 +192,18 @@ def parse_subids(text: str, *names: str) -> tuple[Range, ...]:
     return tuple(found)
 
 
+def parse_id_map(text: str) -> tuple[IdMapping, ...]:
+    """A namespace's own map, as /proc/self/uid_map has it. Raises: InvalidConfig."""
+    found = []
+    for line in text.splitlines():
+        numbers = line.split()
+        if len(numbers) != 3 or not all(n.isascii() and n.isdecimal() for n in numbers):
+            raise InvalidConfig("uid_map", f"{line!r} is no range of IDs")
+        inside, outside, count = map(int, numbers)
+        found.append(IdMapping(container_id=inside, host_id=outside, size=count))
+    return tuple(found)
+
+
 def resolve(
     wanted: Wanted,
     caller: Caller,

@@ -16,6 +16,7 @@ from podrt.spec.userns import (
     Maps,
     Range,
     Wanted,
+    parse_id_map,
     parse_subids,
     parse_userns,
     resolve,
@@ -294,3 +295,13 @@ def test_resolve_keep_id_maps_every_id_once(inside: int, size: int, counts: list
 )
 def test_parse_subids_reads_the_lines_of_a_name(text: str, expected: tuple[Range, ...]) -> None:
     assert parse_subids(text, "containers", "1000") == expected
+
+
+def test_parse_id_map_reads_the_kernels_lines() -> None:
+    assert parse_id_map("         0       1000          1\n  1 100000 65536\n") == ids(
+        (0, 1000, 1), (1, 100_000, 65536)
+    )
+    with open("/proc/self/uid_map", encoding="ascii") as own:
+        assert parse_id_map(own.read())
+    with pytest.raises(InvalidConfig):
+        parse_id_map("0 1\n")
