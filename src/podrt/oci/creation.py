@@ -151,10 +151,11 @@ def start(runtime: Runtime, container_id: str) -> None:
                 runtime.undo(place, container, spec)
             raise
         container = place.save(msgspec.structs.replace(container, is_started=True))
-        given = (spec.hooks or oci.Hooks()).poststart
-        if given:
-            state = encoded(container, RUNNING)
-            hooks.run_all("poststart", given, state, container.bundle, runtime.warn)
+    given = (spec.hooks or oci.Hooks()).poststart
+    if given:
+        # Without the lock: they may well use the container.
+        state = encoded(container, RUNNING)
+        hooks.run_all("poststart", given, state, container.bundle, runtime.warn)
 
 
 def _with(container: Container, process: Process) -> Container:

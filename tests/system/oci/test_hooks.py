@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from doubles.commands import command_environment
 from doubles.oci_runtime import Bundle, OciRuntime
 
 ON_THE_HOST = ("prestart", "createRuntime", "createContainer", "poststart", "poststop")
@@ -115,3 +116,17 @@ def test_hook_that_takes_too_long_is_killed(oci: OciRuntime, bundle: Bundle, poi
     bundle.spec["hooks"] = {point: [{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]}
     assert "hook" in oci.run("create", "-b", bundle.args("true").written(), "one").stderr
     assert oci("list", "-q") == ""
+
+
+def test_poststart_hook_may_use_the_container(
+    oci: OciRuntime, bundle: Bundle, record: Path
+) -> None:
+    script = " ".join([*oci.command, "exec", "one", "touch", "/tmp/touched"])
+    environment = [f"{name}={value}" for name, value in command_environment().items()]
+    bundle.spec["hooks"] = {
+        "poststart": [
+            {"path": "/bin/sh", "args": ["sh", "-c", script], "env": environment, "timeout": 30}
+        ]
+    }
+    oci.detached("run", "-d", "-b", bundle.args("sleep", "100").written(), "one")
+    assert (Path(bundle.spec["root"]["path"]) / "tmp/touched").exists()

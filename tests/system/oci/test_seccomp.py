@@ -10,8 +10,8 @@ from doubles.oci_runtime import Bundle, OciRuntime
 NEEDED = (
     "execve brk arch_prctl exit exit_group read write readv writev open openat close fstat "
     "newfstatat mmap mprotect munmap mremap getuid geteuid futex set_tid_address ioctl fcntl "
-    "capset capget setgroups setuid setgid setresuid setresgid chdir rt_sigaction rt_sigprocmask prctl "
-    "clock_nanosleep nanosleep set_robust_list prlimit64 readlink readlinkat getrandom rseq uname"
+    "capset capget setgroups setuid setgid setresuid setresgid chdir rt_sigaction rt_sigprocmask "
+    "prctl clock_nanosleep nanosleep set_robust_list prlimit64 readlink readlinkat getrandom rseq"
 ).split()
 
 
