@@ -65,7 +65,6 @@ SANITIZING_COMPILER = [
     "-fno-omit-frame-pointer",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
-    "-DSANITIZED",
 ]
 
 

@@ -55,18 +55,6 @@ static void let_go(struct monitor *m, struct container *c)
 	m->live--;
 }
 
-/* The last output is in the log before anybody hears of the end. */
-static void close_output(struct monitor *m, struct container *c)
-{
-	struct stream *streams[] = {&c->out, &c->err};
-
-	for (int i = 0; i < 2; i++) {
-		stream_drain(&m->scratch, streams[i]);
-		unwatch(m, &streams[i]->source);
-	}
-	log_close(&c->log);
-}
-
 static void reap(struct monitor *m, struct container *c)
 {
 	if (c->pidfd.fd >= 0)
@@ -106,6 +94,7 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 
 int record_exit(struct monitor *m, struct container *c, const void *ending)
 {
+	struct stream *const streams[] = {&c->out, &c->err};
 	struct journal_record record;
 	bool is_failed_start;
 
@@ -114,7 +103,12 @@ int record_exit(struct monitor *m, struct container *c, const void *ending)
 	is_failed_start = c->state == STATE_FAILING;
 	note_end(c, ending);
 	close_report(m, c);
-	close_output(m, c);
+	/* The last output is in the log before anybody hears of the end. */
+	for (int i = 0; i < 2; i++) {
+		stream_drain(&m->scratch, streams[i]);
+		unwatch(m, &streams[i]->source);
+	}
+	log_close(&c->log);
 	if (!is_failed_start) {
 		record = record_of(c, REC_EXITED);
 		record.flags = c->exit_flags;

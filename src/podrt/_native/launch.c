@@ -51,14 +51,16 @@ void launch_clean(struct launch *launch)
 /* The number outside of `id` inside; one that is not mapped stays. */
 uint32_t map_id(const char *map, uint32_t id)
 {
-	unsigned inner, outer, count;
+	char *end = (char *)(uintptr_t)map;
 
-	for (; map && sscanf(map, "%u %u %u", &inner, &outer, &count) == 3; map++) {
+	while (end && *end) {
+		uint64_t inner = strtoull(end, &end, 10), outer = strtoull(end, &end, 10);
+		uint64_t count = strtoull(end, &end, 10);
+
 		if (id >= inner && id - inner < count)
-			return outer + (id - inner);
-		map = strchr(map, '\n');
-		if (!map)
-			break;
+			return (uint32_t)(outer + id - inner);
+		end = strchr(end, '\n');
+		end = end ? end + 1 : NULL;
 	}
 	return id;
 }

@@ -46,9 +46,11 @@ static int parse_id(const char *text, uint8_t *id)
 {
 	if (strlen(text) != 2 * ID_BYTES || strspn(text, "0123456789abcdef") != 2 * ID_BYTES)
 		return -EINVAL;
-	for (int i = 0; i < ID_BYTES; i++)
-		if (sscanf(text + 2 * i, "%2hhx", &id[i]) != 1)
-			return -EINVAL;
+	for (int i = 0; i < ID_BYTES; i++) {
+		const char digits[3] = {text[2 * i], text[2 * i + 1], '\0'};
+
+		id[i] = (uint8_t)strtoul(digits, NULL, 16);
+	}
 	return 0;
 }
 
