@@ -19,6 +19,11 @@ def main() -> int:
 
         print(version_text())
         return 0
+    # A command line of its own, which other container managers speak.
+    if arguments[:1] == ["oci"]:
+        from podrt.cli.oci import main as run_oci
+
+        return run_oci(arguments[1:])
     from podrt.cli.main import main as run
 
     return run(arguments)

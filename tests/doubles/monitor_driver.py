@@ -25,7 +25,7 @@ OP_HEAD = struct.Struct("=HHI")
 
 HELLO, SETUP, START, RELEASE, SIGNAL, STOP, WAIT, REMOVING, FORGET, RELEASE_NS, ADOPT = range(1, 12)
 PAUSE, UNPAUSE = 12, 13
-OK, FAILED, CREATED, STARTED, EXITED = range(64, 69)
+OK, FAILED, CREATED, STARTED, EXITED, TERMINAL_MESSAGE = range(64, 70)
 HOLD, UNIFIED = 1, 2
 
 (SETNS, ROOT_OVERLAY, ROOT_BIND, MOUNT, BIND, POD_SHM, DEVICE, SYMLINK, MASK, READONLY) = range(
@@ -33,12 +33,17 @@ HOLD, UNIFIED = 1, 2
 )
 (PIVOT, HOSTNAME, DOMAINNAME, SYSCTL, RLIMIT, OOM_SCORE, UMASK, USER, CAPS) = range(11, 20)
 (NO_NEW_PRIVS, SECCOMP, KEYRING, CWD, EXEC, LOG, PROPAGATION) = range(20, 27)
+(TERMINAL, APPARMOR, SELINUX, IOPRIO, SCHED, AFFINITY, PERSONALITY, TIMENS) = range(27, 35)
+(IDMAP_BIND, HOOKS, NOTIFY) = range(35, 38)
+(STDIO, IDMAP, MOUNT_ATTR) = range(39, 42)
 
 MONITOR_UP, NS_UP, REC_CREATED, REC_STARTED, REC_EXITED, REC_STOPPING = range(1, 7)
 REC_START_FAILED, REC_PAUSED, REC_UNPAUSED, NS_DOWN, FORGOTTEN, RECEIPT, MONITOR_DOWN = range(7, 14)
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
-NEWPID, NEWNET = 0x20000000, 0x40000000
+NEWPID, NEWNET, NEWUSER, NEWTIME = 0x20000000, 0x40000000, 0x10000000, 0x80
+MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = (1 << bit for bit in range(17, 21))
+MS_REC = 1 << 14
 DEFAULT_FLAGS = NEWNS | NEWPID | NEWIPC | NEWUTS | NEWCGROUP
 
 RDONLY, NOSUID, NODEV, NOEXEC, STRICTATIME = 1, 2, 4, 8, 0x20
@@ -79,6 +84,16 @@ def bind(source: str, dest: str, *, attrs: int = 0, flags: int = 7) -> bytes:
     return op(BIND, text(source), text(dest), u64(attrs), u64(0), u32(flags))
 
 
+def idmap(uids: str, gids: str, deny: int = 0) -> bytes:
+    return op(IDMAP, text(uids), text(gids), u32(deny))
+
+
+def with_flags(operation: bytes, flags: int) -> bytes:
+    """The same operation with flags of its own."""
+    code, _none, length = OP_HEAD.unpack_from(operation)
+    return OP_HEAD.pack(code, flags, length) + operation[OP_HEAD.size :]
+
+
 def device(path: str, major: int, minor: int, mode: int = 0o666) -> bytes:
     return op(DEVICE, text(path), u32(ord("c")), u32(major), u32(minor), u32(mode), u32(0), u32(0))
 
@@ -97,7 +112,7 @@ def execute(argv: Sequence[str], env: Sequence[str] = ("PATH=/bin",)) -> bytes:
 
 def plan_of(ops: Sequence[bytes], flags: int = DEFAULT_FLAGS) -> bytes:
     body = b"".join(ops)
-    return struct.pack("=8s6I", b"podrtpl1", 1, 32 + len(body), len(ops), flags, 0, 0) + body
+    return struct.pack("=8s6I", b"podrtpl1", 2, 32 + len(body), len(ops), flags, 0, 0) + body
 
 
 STANDARD_MOUNTS = (

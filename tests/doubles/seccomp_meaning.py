@@ -9,17 +9,21 @@ from podrt.model.runtimespec import Seccomp, SeccompArg
 KINDS = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_KILL": 0,
+    "SCMP_ACT_KILL_THREAD": 0,
     "SCMP_ACT_TRAP": 0x30000,
     "SCMP_ACT_ERRNO": 0x50000,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
+    "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
 STRICTEST_FIRST = list(KINDS)
+HAVE_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 
 
 def value(action: str, errno_ret: int | None) -> int:
     """A filter's return value."""
-    data = (1 if errno_ret is None else errno_ret) if action == "SCMP_ACT_ERRNO" else 0
+    data = (1 if errno_ret is None else errno_ret) if action in HAVE_DATA else 0
     return KINDS[action] | data
 
 

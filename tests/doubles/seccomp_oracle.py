@@ -48,12 +48,12 @@ def load_library() -> ctypes.CDLL | None:
 
 def export(library: ctypes.CDLL, seccomp: Seccomp, native: str) -> bytes:
     """The filter libseccomp makes of `seccomp` for the machine `native` ("SCMP_ARCH_X86_64")."""
-    default = action_value(seccomp.default_action, seccomp.default_errno_ret, "default")
+    default = action_value(seccomp.default_action, seccomp.default_errno_ret, "default", "")
     context = ctypes.c_void_p(library.seccomp_init(default))
     try:
         _set_arches(library, context, [native, *seccomp.architectures])
         for rule in seccomp.syscalls:
-            action = action_value(rule.action, rule.errno_ret, "rule")
+            action = action_value(rule.action, rule.errno_ret, "rule", "")
             if action == default:
                 continue
             for name in rule.names:

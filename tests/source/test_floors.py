@@ -15,7 +15,7 @@ FLOORS = [
     {"layout", "linux"},
     {"config", "locks"},
     {"cgroups", "engines", "events", "images", "net", "spec", "store", "volumes"},
-    {"runtime"},
+    {"runtime", "oci"},
     {"kube"},
     {"cli", "api", "cri"},
     {"__main__"},

@@ -32,13 +32,9 @@ int k_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve)
 
 int k_open_tree(int dir, const char *path, bool recursive)
 {
-	unsigned flags = K_OPEN_TREE_CLONE | O_CLOEXEC;
+	unsigned flags = K_OPEN_TREE_CLONE | O_CLOEXEC | (recursive ? AT_RECURSIVE : 0);
 
-	if (recursive)
-		flags |= AT_RECURSIVE;
-	if (path[0] == '\0')
-		flags |= AT_EMPTY_PATH;
-	return K(open_tree, dir, path, flags);
+	return K(open_tree, dir, path, *path ? flags : flags | AT_EMPTY_PATH);
 }
 
 int k_move_mount(int from, int to)
@@ -46,11 +42,11 @@ int k_move_mount(int from, int to)
 	return K(move_mount, from, "", to, "", K_MOVE_FROM_EMPTY | K_MOVE_TO_EMPTY);
 }
 
-int k_mount_setattr(int fd, bool recursive, const struct k_mount_attr *attr)
+int k_mount_setattr(int fd, bool recursive, struct k_mount_attr attr)
 {
 	unsigned flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
 
-	return K(mount_setattr, fd, "", flags, attr, sizeof(*attr));
+	return K(mount_setattr, fd, "", flags, &attr, sizeof(attr));
 }
 
 /* By the calls themselves: the libraries keep some signals for their threads and leave those as
@@ -88,51 +84,26 @@ int take_fd(int *fd)
 	return taken;
 }
 
+/* To a regular file or one of the kernel's: what is short is refused. */
 int write_all(int fd, const void *data, size_t bytes)
 {
-	const char *at = data;
+	ssize_t n = write(fd, data, bytes);
 
-	while (bytes > 0) {
-		ssize_t n = write(fd, at, bytes);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		at += n;
-		bytes -= (size_t)n;
-	}
-	return 0;
+	return n < 0 ? -errno : n < (ssize_t)bytes ? -ENOSPC : 0;
 }
 
-/* Exactly `bytes` bytes; a file that ends before that is -ENODATA. The file position is left
- * alone: whoever sent the descriptor may send it again. */
+/* Exactly `bytes` bytes of a regular file. The file position is left alone: whoever sent the
+ * descriptor may send it again. */
 int read_all(int fd, void *data, size_t bytes, off_t offset)
 {
-	char *at = data;
+	ssize_t n = pread(fd, data, bytes, offset);
 
-	while (bytes > 0) {
-		ssize_t n = pread(fd, at, bytes, offset);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		if (n == 0)
-			return -ENODATA;
-		at += n;
-		offset += n;
-		bytes -= (size_t)n;
-	}
-	return 0;
+	return n < 0 ? -errno : n < (ssize_t)bytes ? -ENODATA : 0;
 }
 
 int write_file(const char *path, const char *text)
 {
-	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
-
-	if (fd < 0)
-		return -errno;
+	OPEN(fd, checked(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)));
 	return write_all(fd, text, strlen(text));
 }
 
@@ -140,11 +111,8 @@ int write_file(const char *path, const char *text)
 int read_text(const char *path, char *text, size_t room)
 {
 	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
+	ssize_t n = fd < 0 ? -1 : read(fd, text, room - 1);
 
-	if (fd < 0)
-		return -errno;
-	n = read(fd, text, room - 1);
 	if (n < 0)
 		return -errno;
 	text[n] = '\0';
@@ -156,12 +124,9 @@ int start_ticks(pid_t pid, uint64_t *ticks)
 {
 	char path[32], text[1024];
 	char *at;
-	int result;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	result = read_text(path, text, sizeof(text));
-	if (result < 0)
-		return result == -ENOENT ? -ESRCH : result;
+	TRY(read_text(path, text, sizeof(text)));
 	at = strrchr(text, ')');
 	for (int field = 0; at && field <= START_TIME_FIELD; field++)
 		at = strchr(at + 1, ' ');
@@ -196,4 +161,71 @@ uint64_t clock_ns(int clock)
 
 	clock_gettime(clock, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Keeps the first descriptor that was passed and closes every other. */
+static int first_fd(struct msghdr *msg)
+{
+	int kept = -1;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < count; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(fd));
+			if (kept < 0)
+				kept = fd;
+			else
+				close(fd);
+		}
+	}
+	return kept;
+}
+
+union control {
+	char room[CMSG_SPACE(MAX_PASSED_FDS * sizeof(int))];
+	struct cmsghdr head;
+};
+
+ssize_t receive_message(int sock, void *data, size_t room, int *passed, bool *is_cut)
+{
+	union control control;
+	struct iovec iov = {data, room};
+	struct msghdr msg = {
+	    .msg_iov = &iov,
+	    .msg_iovlen = 1,
+	    .msg_control = control.room,
+	    .msg_controllen = sizeof(control.room),
+	};
+	ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+	cleanup_fd int fd = n < 0 ? -1 : first_fd(&msg);
+
+	if (n < 0)
+		return -errno;
+	if (passed)
+		*passed = take_fd(&fd);
+	*is_cut = msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
+	return n;
+}
+
+int send_message(int sock, const void *head, size_t head_bytes, const void *body, size_t body_bytes,
+		 int passed)
+{
+	union control control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)),
+					  .cmsg_level = SOL_SOCKET,
+					  .cmsg_type = SCM_RIGHTS}};
+	struct iovec iov[2] = {{(void *)(uintptr_t)head, head_bytes},
+			       {(void *)(uintptr_t)body, body_bytes}};
+	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = body_bytes ? 2 : 1};
+
+	if (passed >= 0) {
+		memcpy(CMSG_DATA(&control.head), &passed, sizeof(passed));
+		msg.msg_control = control.room;
+		msg.msg_controllen = CMSG_SPACE(sizeof(int));
+	}
+	return sendmsg(sock, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
 }

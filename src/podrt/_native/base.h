@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sched.h>
@@ -21,32 +22,45 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/types.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PATH_ROOM 4096
+#define MAX_PASSED_FDS 253 /* SCM_MAX_FD */
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x80
+#endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2u
+#endif
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4u
+#endif
 
 struct k_mount_attr {
-	uint64_t attr_set;
-	uint64_t attr_clr;
-	uint64_t propagation;
-	uint64_t userns_fd;
+	uint64_t attr_set, attr_clr, propagation, userns_fd;
 };
 #define K_ATTR_RDONLY 0x01
 #define K_ATTR_NOSUID 0x02
 #define K_ATTR_NODEV 0x04
 #define K_ATTR_NOEXEC 0x08
 #define K_ATTR_ATIME_MASK 0x70
+#define K_ATTR_IDMAP 0x100000
 
 #define K_SET_FLAG 0
 #define K_SET_STRING 1
+#define K_SET_FD 5
 #define K_CMD_CREATE 6
 
 struct k_clone_args {
@@ -55,6 +69,19 @@ struct k_clone_args {
 };
 #define K_CLONE_INTO_CGROUP 0x200000000ULL
 
+/* Ends the function with what failed. */
+#define TRY(call)                                                                                  \
+	do {                                                                                       \
+		int result_of_try = (call);                                                        \
+		if (result_of_try < 0)                                                             \
+			return result_of_try;                                                      \
+	} while (0)
+
+/* A descriptor for the rest of the block, or the end of the function with what failed. */
+#define OPEN(fd, call)                                                                             \
+	cleanup_fd int fd = (call);                                                                \
+	TRY(fd)
+
 /* Each call's result, or -errno. */
 #define K(name, ...) checked(syscall(SYS_##name, __VA_ARGS__))
 #define k_fsopen(type) K(fsopen, type, 1u)
@@ -62,14 +89,13 @@ struct k_clone_args {
 #define k_fsmount(fs, attrs) K(fsmount, fs, 1u, (unsigned)(attrs))
 #define k_close_range(first, flags) K(close_range, first, ~0u, flags)
 #define k_pidfd_open(pid) K(pidfd_open, pid, 0)
-#define k_pidfd_signal(pidfd, sig) K(pidfd_send_signal, pidfd, sig, NULL, 0)
 #define k_clone3(args) K(clone3, args, sizeof(*(args)))
 
 int checked(long result);
 int k_openat2(int dir, const char *path, uint64_t flags, uint64_t resolve);
 int k_open_tree(int dir, const char *path, bool recursive);
 int k_move_mount(int from, int to);
-int k_mount_setattr(int fd, bool recursive, const struct k_mount_attr *attr);
+int k_mount_setattr(int fd, bool recursive, struct k_mount_attr attr);
 void k_reset_signals(void);
 void k_block_signals(uint64_t mask);
 
@@ -79,6 +105,16 @@ void close_fd(int *fd);
 void free_mem(void *pointer);
 int take_fd(int *fd);
 
+/* Takes `item` out of a list of its kind. */
+#define UNCHAIN(head, item, next)                                                                  \
+	do {                                                                                       \
+		__typeof__(item) *at_ = (head);                                                    \
+		while (*at_ && *at_ != (item))                                                     \
+			at_ = &(*at_)->next;                                                       \
+		if (*at_)                                                                          \
+			*at_ = (item)->next;                                                       \
+	} while (0)
+
 int write_all(int fd, const void *data, size_t bytes);
 int read_all(int fd, void *data, size_t bytes, off_t offset);
 int write_file(const char *path, const char *text);
@@ -86,3 +122,8 @@ int read_text(const char *path, char *text, size_t room);
 int start_ticks(pid_t pid, uint64_t *ticks);
 uint32_t crc32_of(const void *data, size_t bytes);
 uint64_t clock_ns(int clock);
+
+/* A message of a socket; `passed` (NULL: none) is the first descriptor that comes with it. */
+ssize_t receive_message(int sock, void *data, size_t room, int *passed, bool *is_cut);
+int send_message(int sock, const void *head, size_t head_bytes, const void *body, size_t body_bytes,
+		 int passed);

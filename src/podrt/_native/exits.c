@@ -1,48 +1,36 @@
-/* Ends of processes: found, journaled, reaped and told, in this order. */
+/* Ends of processes: found, journaled, reaped and told, in this order; and processes that a dead
+ * monitor left behind. Those are not our children: a pidfd tells their end, and since Linux 6.15
+ * their exit status, once their parent has reaped them. */
 #include "monitor.h"
 
-#include <sys/wait.h>
+#define K_PIDFD_INFO_EXIT (1u << 3)
 
-/* Of the directories that a container joins, the one that counts its OOM kills: the memory
- * hierarchy's on v1, the only one on v2. */
-char *find_memory_dir(const char *dirs, uint32_t bytes)
-{
-	const char *end = dirs + bytes;
-	bool is_only = bytes > 0 && strlen(dirs) + 1 == bytes;
-
-	for (const char *at = dirs; at < end; at += strlen(at) + 1)
-		if (is_only || strstr(at, "/memory/"))
-			return strdup(at);
-	return NULL;
-}
-
-static bool read_count(const char *dir, const char *file, uint64_t *count)
-{
-	char path[PATH_ROOM], text[1024];
-	const char *line;
-
-	if (snprintf(path, sizeof(path), "%s/%s", dir, file) >= (int)sizeof(path))
-		return false;
-	if (read_text(path, text, sizeof(text)) < 0)
-		return false;
-	line = strstr(text, "oom_kill ");
-	*count = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
-	return true;
-}
+/* The first published layout. Source: include/uapi/linux/pidfd.h. */
+struct k_pidfd_info {
+	uint64_t mask;
+	uint64_t cgroupid;
+	uint32_t ids[11];
+	int32_t exit_code;
+};
+#define K_PIDFD_GET_INFO _IOWR(0xFF, 11, struct k_pidfd_info)
 
 /* Only asked about a SIGKILL that nobody here sent. */
 static bool was_oom_killed(struct container *c)
 {
-	uint64_t count = 0, seen = c->oom_kills;
+	static const char *const files[] = {"memory.events", "memory.oom_control"};
+	char path[PATH_ROOM], text[1024];
+	uint64_t seen = c->oom_kills;
 
-	if (!c->memory_dir)
-		return false;
-	if (!read_count(c->memory_dir, "memory.events", &count) &&
-	    !read_count(c->memory_dir, "memory.oom_control", &count))
-		return false;
-	c->oom_kills = count;
-	/* A lower count is that of a new cgroup of the same name. */
-	return count != 0 && count != seen;
+	for (int i = 0; c->memory_dir && i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%s", c->memory_dir, files[i]);
+		if (read_text(path, text, sizeof(text)) < 0)
+			continue;
+		const char *line = strstr(text, "oom_kill ");
+		c->oom_kills = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
+		/* A lower count is that of a new cgroup of the same name. */
+		return c->oom_kills != 0 && c->oom_kills != seen;
+	}
+	return false;
 }
 
 static void note_end(struct container *c, const struct ending *ending)
@@ -59,18 +47,6 @@ static void note_end(struct container *c, const struct ending *ending)
 	c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !c->by_user && was_oom_killed(c))
 		c->exit_flags |= EXIT_OOM;
-}
-
-/* The last output is in the log before anybody hears of the end. */
-static void close_output(struct monitor *m, struct container *c)
-{
-	struct stream *streams[] = {&c->out, &c->err};
-
-	for (int i = 0; i < 2; i++) {
-		stream_drain(&m->scratch, streams[i]);
-		unwatch(m, &streams[i]->source);
-	}
-	log_close(&c->log);
 }
 
 static void let_go(struct monitor *m, struct container *c)
@@ -118,37 +94,41 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 
 int record_exit(struct monitor *m, struct container *c, const void *ending)
 {
+	struct stream *const streams[] = {&c->out, &c->err};
 	struct journal_record record;
-	bool is_failed_start = c->state == STATE_FAILING;
+	bool is_failed_start;
 
+	if (c->state == STATE_STARTING)
+		fail_early(c, STAGE_SETUP); /* its report has ended, or will not come */
+	is_failed_start = c->state == STATE_FAILING;
 	note_end(c, ending);
 	close_report(m, c);
-	close_output(m, c);
-	if (is_failed_start) {
-		reap(m, c);
-		finish_failed_start(m, c);
-		answer_waiters(m, c);
-		return 0;
+	/* The last output is in the log before anybody hears of the end. */
+	for (int i = 0; i < 2; i++) {
+		stream_drain(&m->scratch, streams[i]);
+		unwatch(m, &streams[i]->source);
 	}
-	record = record_of(c, REC_EXITED);
-	record.flags = c->exit_flags;
-	record.code = c->code;
-	record.at_ns = c->ended_at_ns;
-	journal_keep(&m->journal, record);
+	log_close(&c->log);
+	if (!is_failed_start) {
+		record = record_of(c, REC_EXITED);
+		record.flags = c->exit_flags;
+		record.code = c->code;
+		record.at_ns = c->ended_at_ns;
+		journal_keep(&m->journal, record);
+	}
 	reap(m, c);
-	c->state = STATE_EXITED;
-	c->kill_at_ms = 0;
-	/* Whoever asked for a RELEASE that came too late. */
-	if (c->starter.client)
-		reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
-	c->starter = (struct asker){0};
+	if (is_failed_start) {
+		finish_failed_start(m, c);
+	} else {
+		c->state = STATE_EXITED;
+		c->kill_at_ms = 0;
+		/* Whoever asked for a RELEASE that came too late. */
+		if (c->starter.client)
+			reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
+		c->starter = (struct asker){0};
+	}
 	answer_waiters(m, c);
 	return 0;
-}
-
-static int status_of(const siginfo_t *info)
-{
-	return info->si_code == CLD_EXITED ? (info->si_status & 0xff) << 8 : info->si_status & 0x7f;
 }
 
 /* Looks before it reaps: a monitor that dies in between leaves the zombie, and with it the
@@ -163,7 +143,8 @@ void collect_children(struct monitor *m)
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
 			return;
 		c = table_find_pid(&m->table, info.si_pid);
-		ending.status = status_of(&info);
+		ending.status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8
+							   : info.si_status & 0x7f;
 		if (c && c->pidfd.fd < 0) {
 			read_report(m, c, 0);
 			dispatch(m, c, EVENT_GONE, &ending);
@@ -175,4 +156,88 @@ void collect_children(struct monitor *m)
 		if (c && c->pidfd.fd < 0)
 			let_go(m, c);
 	}
+}
+
+/* Its output goes on into the log if it still is our pipe; what filled up meanwhile is there.
+ * A program may put there what it likes, when it likes: what is opened is held first, without
+ * effect on it, and looked at. Ours is a pipe that the container's first process holds for
+ * reading too; a shell holds an inner one (`exec > >(tee)`) for writing only, and what is in
+ * that is for another reader. A program that holds a pipe of its own in our manner gets that
+ * one logged: it could as well have copied it. */
+static void reopen_output(struct monitor *m, struct stream *stream, pid_t pid, int number)
+{
+	char path[48], text[128], *flags;
+	struct statfs fs;
+	cleanup_fd int place = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
+	place = open(path, O_PATH | O_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", (int)pid, number);
+	if (place < 0 || fstatfs(place, &fs) < 0 || fs.f_type != PIPEFS_MAGIC ||
+	    read_text(path, text, sizeof(text)) < 0)
+		return;
+	flags = strstr(text, "flags:");
+	if (!flags || (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDWR)
+		return;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", place);
+	stream->source.fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (stream->source.fd >= 0)
+		watch(m, &stream->source, EPOLLIN);
+}
+
+int adopt_container(struct monitor *m, struct container *c, const void *data)
+{
+	const struct request *request = data;
+	const pid_t pid = (pid_t)request->head.a;
+	cleanup_fd int pidfd = -1;
+	uint64_t ticks;
+	int result;
+
+	if (pid <= 0 || request->head.a > INT32_MAX ||
+	    memchr(request->body, '\0', request->body_bytes))
+		return -EPROTO;
+	pidfd = k_pidfd_open(pid);
+	if (pidfd < 0)
+		return -ESRCH;
+	/* Looked at after the pidfd is there: from now on the number cannot change hands. */
+	if (start_ticks(pid, &ticks) < 0 || ticks != request->head.b)
+		return -ESRCH;
+	c->pidfd.fd = take_fd(&pidfd);
+	result = watch(m, &c->pidfd, EPOLLIN);
+	if (result < 0) {
+		close_fd(&c->pidfd.fd);
+		return result;
+	}
+	process_begins(c, request);
+	c->ticks = ticks;
+	c->state = STATE_RUNNING;
+	m->live++;
+	table_set_pid(&m->table, c, pid);
+	/* Without its log the output is lost, the process is not. */
+	if (request->body_bytes && log_open(&c->log, request->body, 0) == 0) {
+		reopen_output(m, &c->out, pid, STDOUT_FILENO);
+		reopen_output(m, &c->err, pid, STDERR_FILENO);
+	}
+	/* For a process that only has a receipt this is the news that it runs. */
+	journal_keep(&m->journal, record_of(c, REC_STARTED));
+	answer_started(m, c, MSG_STARTED);
+	return LATER;
+}
+
+/* Readable at the end, hung up when it is reaped: only then is the status there. Before 6.13
+ * nobody but the parent ever learns it. */
+void pidfd_event(struct monitor *m, void *owner, uint32_t events)
+{
+	struct container *c = owner;
+	struct epoll_event hangup_only = {.data.ptr = &c->pidfd};
+	struct k_pidfd_info info = {.mask = K_PIDFD_INFO_EXIT};
+	const bool is_told = ioctl(c->pidfd.fd, K_PIDFD_GET_INFO, &info) == 0;
+	struct ending ending = {.status = info.exit_code};
+
+	ending.is_unknown = !is_told || !(info.mask & K_PIDFD_INFO_EXIT);
+	if (is_told && ending.is_unknown && !(events & EPOLLHUP)) {
+		epoll_ctl(m->epoll, EPOLL_CTL_MOD, c->pidfd.fd, &hangup_only);
+		return;
+	}
+	dispatch(m, c, EVENT_GONE, &ending);
 }

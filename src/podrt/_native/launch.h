@@ -6,6 +6,7 @@
 struct slot {
 	uint32_t go;    /* futex, see below */
 	uint32_t stage; /* 0 free, else the stage the child is in */
+	int32_t pid;    /* of a child that a helper made */
 };
 enum go { GO_NOT_YET, GO, GO_AWAITED /* the child sleeps */ };
 #define STAGE_AT_EXEC 0x10000u /* set in `stage` when only execve is left */
@@ -15,10 +16,10 @@ enum go { GO_NOT_YET, GO, GO_AWAITED /* the child sleeps */ };
  * only, and the monitor moves what it keeps above it. */
 #define KEEP_FDS 1024
 
-/* What the child tells over its report pipe; nothing and the end mean that exec succeeded. */
+/* What the child tells; nothing and the end mean that exec succeeded. */
 struct report {
 	uint32_t stage; /* 0: it stands before exec and waits; STAGE_AT_EXEC: it will exec now */
-	int32_t error;
+	int32_t error;  /* 0 with OP_TERMINAL: here is its master */
 	char detail[240];
 };
 
@@ -27,62 +28,90 @@ struct held_ns {
 	int fd;
 	uint64_t inode;
 };
-#define HELD_KINDS 3
+#define HELD_KINDS 4
 
 struct launch {
 	struct plan plan;
 	struct slot *slot;
 	const struct held_ns *held;
 	const char *shm_path;
-	const struct rlimit *files; /* RLIMIT_NOFILE as the monitor found it */
+	const char *dirs; /* cgroups to join, each ended by a NUL */
+	uint32_t dirs_bytes;
+	struct rlimit files; /* RLIMIT_NOFILE as the monitor found it */
 	bool hold;
 	bool lean;    /* share the descriptor table at first: see KEEP_FDS */
 	bool joins;   /* wait until the monitor has moved us into our cgroups */
 	bool unified; /* born in `cgroup`, if the kernel can */
 	int cgroup;
-	int out[2]; /* pipes: read end, write end */
-	int err[2];
-	int report[2];
+	int out[2], err[2]; /* pipes: read end, write end */
+	int report[2];      /* a socket pair in the same order */
+	int start;          /* where a process that nobody watches is told to go on; -1: none */
 	pid_t pid, monitor;
 	uint64_t ticks;
+	struct report failure;
 };
 
+struct slot *launch_slots(size_t count);
+int launch_isolate(void);
+int launch_pipes(struct launch *launch);
+int launch_reopen(const struct launch *launch);
 int launch_clone(struct launch *launch);
+int launch_settle(struct launch *launch);
+int launch_fail(struct launch *launch, uint32_t stage, int error, const char *detail);
 void launch_go(struct slot *slot);
+void launch_clean(struct launch *launch);
+int launch_main(char **args);
+pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map);
+void end_idle(pid_t pid);
+uint32_t map_id(const char *map, uint32_t id);
 
 /* The child's own state. It owns no memory: strings point into the plan. */
 struct child {
 	const struct launch *launch;
-	int root;          /* directory of the new root */
-	int proc;          /* a procfs that is known to be one */
-	int null;          /* the host's /dev/null, verified */
-	int blank;         /* the empty directory that masks directories */
-	int filter;        /* the seccomp filter's file */
-	int stat;          /* our own /proc/self/stat, as the monitor sees it */
-	bool has_caps_set; /* CAPS came by */
-	bool has_user;     /* USER came by */
-	bool is_sealed;    /* descriptors and signals are as the program shall find them */
+	const struct plan *plan;
+	int tree;   /* what the operation's source made */
+	int root;   /* directory of the new root */
+	int proc;   /* a procfs that is known to be one */
+	int null;   /* a mount of the host's /dev/null, verified */
+	int blank;  /* the empty directory that masks directories */
+	int filter; /* the seccomp filter's file */
+	int notify; /* whom to send its listener */
+	int stat;   /* our own /proc/self/stat, as the monitor sees it */
+	int peer;   /* who released us and is told of a failure, instead of the monitor */
+	bool has_caps, has_user; /* CAPS, USER came by */
+	bool keeps_groups;       /* its user namespace forbids to change them */
+	bool is_sealed;          /* descriptors and signals are as the program shall find them */
 	uint32_t umask;
-	uint16_t flags; /* of the operation at hand */
-	struct op_caps {
-		uint64_t bounding, effective, permitted, inheritable, ambient;
-	} caps;
-	const char *detail; /* what a failure names */
-	char note[160];     /* room for a detail that is no string of the plan */
+	union field caps[5]; /* CAPS */
+	const char *detail;  /* what a failure names */
+	char note[160];      /* room for a detail that is no string of the plan */
 };
 
-typedef int operation(struct child *child, struct reader payload);
+typedef int operation(struct child *child, const struct op *op);
+struct op_kind {
+	operation *source, *act;
+	char first; /* of its fields: what a failure names, if it is a string */
+};
+extern const struct op_kind op_kinds[OP_COUNT];
 
 _Noreturn void child_main(const struct launch *launch);
+struct child child_of(const struct launch *launch);
+int child_enter(struct child *child, const struct op *op);
 int child_seal(struct child *child);
+int child_hold(struct child *child);
+#define STATE_ROOM (64u << 10)
+int child_expand(const struct child *child, const char *text, char *room);
+_Noreturn void child_die(const struct child *child, int error);
 
-operation op_root_overlay, op_root_bind, op_mount, op_bind, op_pod_shm, op_device, op_symlink;
-operation op_mask, op_readonly, op_pivot, op_propagation, op_cwd;
-operation op_user, op_caps, op_no_new_privs, op_seccomp, op_keyring, op_rlimit, op_umask;
-operation op_sysctl, op_oom_score;
+operation source_overlay, source_root, source_filesystem, source_bind, source_shm;
+operation op_setns, op_root, op_mount, op_bind, op_pod_shm, op_device, op_symlink, op_hide;
+operation op_mount_attr, op_pivot, op_propagation, op_cwd, op_sysctl, op_label;
+operation op_call, op_caps, op_user, op_seccomp, op_terminal, op_hook, op_exec;
 
-int open_in_root(const struct child *child, const char *path);
+#define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+int open_in_root(const struct child *child, const char *path, uint64_t flags);
 int make_in_root(const struct child *child, const char *path);
-int make_file_in_root(const struct child *child, const char *path);
-int fs_options(int fs, struct list options);
+int place_file(const struct child *child, int tree, const char *path);
 int verified_proc(struct child *child);
+int verified_node(const char *path, mode_t type, dev_t device);
+int copy_tree(int from, int to);

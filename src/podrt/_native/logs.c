@@ -13,8 +13,8 @@ int log_open(struct log *log, const char *path, uint64_t max_bytes)
 	cleanup_fd int fd = open(path, LOG_FLAGS | O_NONBLOCK, 0600);
 	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
+	TRY(checked(fd));
+	TRY(checked(fstat(fd, &st)));
 	if (!S_ISREG(st.st_mode))
 		return -EINVAL;
 	log->path = strdup(path);
@@ -39,9 +39,8 @@ static void rotate(struct log *log)
 	char old[PATH_ROOM];
 	int fd;
 
-	if (snprintf(old, sizeof(old), "%s.1", log->path) >= (int)sizeof(old))
-		return;
-	if (rename(log->path, old) < 0)
+	if (snprintf(old, sizeof(old), "%s.1", log->path) >= (int)sizeof(old) ||
+	    rename(log->path, old) < 0)
 		return;
 	fd = open(log->path, LOG_FLAGS, 0600);
 	if (fd < 0)
@@ -83,9 +82,8 @@ static void set_prefix(struct scratch *scratch, const char *name)
 
 static void put(struct scratch *scratch, const char *text, size_t bytes)
 {
-	if (bytes == 0)
-		return;
-	memcpy(scratch->frame + scratch->framed, text, bytes);
+	if (bytes)
+		memcpy(scratch->frame + scratch->framed, text, bytes);
 	scratch->framed += bytes;
 }
 
@@ -107,40 +105,29 @@ static void put_line(struct scratch *scratch, struct stream *stream, const char 
 	stream->partial_bytes = 0;
 }
 
-/* Without memory for it the piece is written now, as a piece. */
-static void keep(struct scratch *scratch, struct stream *stream, const char *text, size_t bytes)
-{
-	char *grown = realloc(stream->partial, stream->partial_bytes + bytes);
-
-	if (!grown) {
-		put_line(scratch, stream, text, bytes, false);
-		return;
-	}
-	memcpy(grown + stream->partial_bytes, text, bytes);
-	stream->partial = grown;
-	stream->partial_bytes += (uint32_t)bytes;
-}
-
+/* What has no end yet is kept. Without memory for it the piece is written now, as a piece. */
 static void frame(struct scratch *scratch, struct stream *stream, const char *text, size_t bytes)
 {
 	while (bytes > 0) {
 		const char *newline = memchr(text, '\n', bytes);
 		size_t length = newline ? (size_t)(newline - text) : bytes;
 		size_t room = PIECE_BYTES - stream->partial_bytes;
+		const bool is_cut = length > room;
+		char *grown = NULL;
 
-		if (length > room) {
-			put_line(scratch, stream, text, room, false);
-			text += room;
-			bytes -= room;
-			continue;
-		}
-		if (!newline) {
-			keep(scratch, stream, text, length);
+		if (!newline && !is_cut)
+			grown = realloc(stream->partial, stream->partial_bytes + length);
+		if (grown) {
+			memcpy(grown + stream->partial_bytes, text, length);
+			stream->partial = grown;
+			stream->partial_bytes += (uint32_t)length;
 			return;
 		}
-		put_line(scratch, stream, text, length, true);
-		text += length + 1;
-		bytes -= length + 1;
+		length = is_cut ? room : length;
+		put_line(scratch, stream, text, length, newline && !is_cut);
+		length += newline && !is_cut;
+		text += length;
+		bytes -= length;
 	}
 }
 

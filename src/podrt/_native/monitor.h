@@ -21,8 +21,7 @@ struct grave {
 struct log {
 	int fd;
 	char *path;
-	uint64_t bytes;
-	uint64_t max_bytes;
+	uint64_t bytes, max_bytes;
 };
 
 struct stream {
@@ -70,14 +69,11 @@ void journal_keep(struct journal *journal, struct journal_record record);
 bool journal_retry(struct journal *journal);
 
 /* ---- clients.c ---- */
-struct packet;
 struct client {
 	struct grave grave;
 	struct client *next;
 	struct source source;
 	uint64_t serial;
-	struct packet *first, **last;
-	size_t queued;
 };
 
 /* Who asked, by serial number: clients come and go. */
@@ -94,19 +90,13 @@ struct request {
 	int fd;
 };
 
-struct reply {
-	struct wire_head head;
-	const void *body;
-	size_t body_bytes;
-};
-
 listener client_accept;
-void reply_to(struct monitor *m, struct asker asker, struct reply reply);
-void reply_ok(struct monitor *m, const struct request *request);
+void reply(struct monitor *m, struct asker asker, struct wire_head head, const void *body,
+	   size_t body_bytes);
 void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
 		  const char *text);
 
-/* ---- table.c, states.c ---- */
+/* ---- states.c ---- */
 enum state {
 	STATE_IDLE,     /* known, no process; its last start failed or there was none */
 	STATE_STARTING, /* sets itself up */
@@ -139,17 +129,9 @@ struct waiter {
 	bool is_stop;
 };
 
-struct failure {
-	int error;
-	uint32_t stage;
-	char *text;
-};
-
 struct container {
 	struct grave grave;
-	struct container *next_by_id;
-	struct container *next_by_pid;
-	struct container *next_stopping;
+	struct container *next_by_id, *next_by_pid, *next_stopping;
 	uint8_t id[ID_BYTES];
 	enum state state;
 	uint32_t run;
@@ -162,15 +144,14 @@ struct container {
 	struct log log;
 	struct slot *slot;
 	struct asker starter;
-	struct failure failure;
+	struct report failure;
 	struct waiter *waiters;
 	char *memory_dir;
 	int64_t kill_at_ms; /* 0: none */
 	bool is_listed;     /* among those that are stopping */
 	bool is_removing;
 	uint64_t oom_kills; /* of its cgroup, as last seen */
-	bool by_user;
-	bool was_killed;
+	bool by_user, was_killed;
 	uint16_t exit_flags;
 	int32_t code;
 	uint64_t ended_at_ns;
@@ -185,7 +166,7 @@ struct table {
 struct monitor {
 	int epoll;
 	struct source listen, signals;
-	int lock, dir;
+	int dir;
 	uint8_t id[ID_BYTES];
 	struct journal journal;
 	struct table table;
@@ -213,7 +194,6 @@ struct container *table_find_pid(const struct table *table, pid_t pid);
 struct container *table_add(struct table *table, const uint8_t *id);
 void table_set_pid(struct table *table, struct container *c, pid_t pid);
 void table_remove(struct table *table, struct container *c);
-void table_free(struct table *table);
 
 int watch(struct monitor *m, struct source *source, uint32_t events);
 void unwatch(struct monitor *m, struct source *source);
@@ -223,23 +203,26 @@ _Noreturn void give_up(struct monitor *m);
 
 /* Fields of a record that the container knows; callers add what is special. */
 struct journal_record record_of(const struct container *c, enum record_kind kind);
+struct journal_record record_for(const uint8_t *id, enum record_kind kind);
 
 void answer_about(struct monitor *m, const struct container *c, struct asker asker,
 		  struct wire_head head);
 void answer_started(struct monitor *m, struct container *c, uint16_t type);
+void process_begins(struct container *c, const struct request *request);
 
-/* What an event does in a state; `data` is the request, report or ending that it came with. */
+/* What an event does in a state; `data` is the request, report or ending that it came with. A
+ * request is answered by its result: OK, why it failed, or LATER. */
+#define LATER 1
 typedef int handler(struct monitor *m, struct container *c, const void *data);
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data);
-void handle_request(struct monitor *m, struct request *request);
-void kill_overdue(struct monitor *m);
-int64_t next_kill_ms(const struct monitor *m);
+int64_t kill_overdue(struct monitor *m);
 int signal_container(const struct container *c, int sig);
 
 /* ---- starts.c ---- */
 handler start_container;
 listener read_report;
-void fail_start(struct container *c, int error, uint32_t stage, const char *text);
+void fail_start(struct container *c, const struct report *failure);
+void fail_early(struct container *c, uint32_t stage);
 void close_report(struct monitor *m, struct container *c);
 void finish_failed_start(struct monitor *m, struct container *c);
 
@@ -252,13 +235,11 @@ void collect_children(struct monitor *m);
 handler record_exit;
 void answer_waiters(struct monitor *m, struct container *c);
 int add_waiter(struct container *c, struct asker asker, bool is_stop);
-char *find_memory_dir(const char *dirs, uint32_t bytes);
 
-/* ---- adopt.c ---- */
 handler adopt_container;
 listener pidfd_event;
 
 /* ---- spaces.c ---- */
-int spaces_setup(struct monitor *m, const struct request *request);
-int spaces_release(struct monitor *m, const struct request *request);
+int spaces_setup(struct monitor *m, const struct request *request, int kind);
+int spaces_release(struct monitor *m, const struct request *request, int kind);
 void spaces_unlink(const struct monitor *m, bool with_marks);

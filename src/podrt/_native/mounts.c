@@ -1,7 +1,193 @@
-/* Mounts, masks and read-only paths of a container, all made and placed by descriptor. */
+/* The root of a container and its mounts, masks and read-only paths: made as detached mounts,
+ * placed by descriptor. */
 #include "launch.h"
 
-#include <sys/sysmacros.h>
+#define PROPAGATIONS ((uint32_t)(MS_SHARED | MS_SLAVE | MS_PRIVATE | MS_UNBINDABLE))
+/* A directory of the host that nobody needs: the new root hangs there until it is the root. */
+#define ROOT_PLACE "/proc/tty"
+
+#define SAFE_ATTRS (K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC)
+#define MAX_LAYERS 501 /* the kernel's own limit, and the upper one */
+
+static const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
+static const struct k_mount_attr made_private = {.propagation = MS_PRIVATE};
+
+/* A detached mount of a configured file system: options as "key" or "key=value". */
+static int mount_fs(int fs, struct list options, uint64_t attrs)
+{
+	for (const char *option; (option = next_str(&options));) {
+		const char *value = strchr(option, '=');
+		char key[64];
+		int n = snprintf(key, sizeof(key), "%.*s", value ? (int)(value - option) : INT_MAX,
+				 option);
+
+		if (n >= (int)sizeof(key))
+			return -EINVAL;
+		TRY(k_fsconfig(fs, value ? K_SET_STRING : K_SET_FLAG, key,
+			       value ? value + 1 : NULL));
+	}
+	TRY(k_fsconfig(fs, K_CMD_CREATE, NULL, NULL));
+	return k_fsmount(fs, attrs);
+}
+
+static int map_ids(int tree, bool recursive, const char *uid_map, const char *gid_map)
+{
+	char path[32];
+	int space;
+	pid_t pid;
+
+	if (!uid_map || !*uid_map || !*gid_map)
+		return -EINVAL;
+	pid = launch_idle(CLONE_NEWUSER, uid_map, gid_map);
+	TRY(pid);
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
+	space = checked(open(path, O_RDONLY | O_CLOEXEC));
+	end_idle(pid);
+	OPEN(held, space);
+	return k_mount_setattr(
+	    tree, recursive,
+	    (struct k_mount_attr){.attr_set = K_ATTR_IDMAP, .userns_fd = (uint64_t)held});
+}
+
+/* Layers as the plan's user namespace sees them: mounts that must last until they are used. */
+struct layers {
+	int count;
+	int trees[MAX_LAYERS];
+};
+
+static void close_layers(struct layers *layers)
+{
+	while (layers->count > 0)
+		close(layers->trees[--layers->count]);
+}
+
+static int add_mapped(struct child *child, struct layers *layers, int fs, const char *path)
+{
+	int tree = layers->count < MAX_LAYERS ? k_open_tree(AT_FDCWD, path, false) : -E2BIG;
+
+	child->detail = path;
+	TRY(tree);
+	layers->trees[layers->count++] = tree;
+	TRY(map_ids(tree, false, plan_str(child->plan, OP_IDMAP, 0),
+		    plan_str(child->plan, OP_IDMAP, 1)));
+	return K(fsconfig, fs, K_SET_FD, "lowerdir+", NULL, tree);
+}
+
+/* lower, upper, work, options. The upper layer is written with the rights of whoever mounts, who
+ * has no place in the maps: it is not mapped, but belongs to the root inside. */
+static int overlay_by_fsopen(struct child *child, const struct op *op)
+{
+	struct layers layers __attribute__((cleanup(close_layers))) = {0};
+	const char *upper = op->f[1].s;
+	const bool is_mapped = op->flags & FLAG_MAPPED;
+	struct list lower = op->f[0].l;
+
+	OPEN(fs, k_fsopen("overlay"));
+	for (const char *layer; (layer = next_str(&lower));)
+		TRY(is_mapped ? add_mapped(child, &layers, fs, layer)
+			      : k_fsconfig(fs, K_SET_STRING, "lowerdir+", layer));
+	if (*upper) {
+		if (is_mapped)
+			TRY(checked(lchown(upper, map_id(plan_str(child->plan, OP_IDMAP, 0), 0),
+					   map_id(plan_str(child->plan, OP_IDMAP, 1), 0))));
+		TRY(k_fsconfig(fs, K_SET_STRING, "upperdir", upper));
+		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", op->f[2].s));
+	}
+	return mount_fs(fs, op->f[3].l, 0);
+}
+
+/* Puts `value` behind `name`, its `special` bytes escaped: they separate values. */
+static bool add_option(char *room, const char *name, const char *value, const char *special)
+{
+	size_t used = strlen(room);
+
+	used += (size_t)snprintf(room + used, PATH_ROOM - used, "%s", name);
+	for (; *value && used + 2 < PATH_ROOM; room[used] = '\0') {
+		if (strchr(special, *value))
+			room[used++] = '\\';
+		room[used++] = *value++;
+	}
+	return used < PATH_ROOM && !*value;
+}
+
+/* Before 6.8 there is no `lowerdir+`, and fsconfig takes no string of more than 255 bytes. */
+static int overlay_by_mount(const struct op *op, const char *place)
+{
+	struct list lower = op->f[0].l, options = op->f[3].l;
+	char room[PATH_ROOM] = "";
+	bool fits = true;
+	int tree;
+
+	for (const char *layer; (layer = next_str(&lower));)
+		fits = fits && add_option(room, *room ? ":" : "lowerdir=", layer, "\\:,");
+	if (*op->f[1].s)
+		fits = fits && add_option(room, ",upperdir=", op->f[1].s, "\\,") &&
+		       add_option(room, ",workdir=", op->f[2].s, "\\,");
+	for (const char *option; (option = next_str(&options));)
+		fits = fits && add_option(room, ",", option, "");
+	if (!fits)
+		return -ENAMETOOLONG;
+	TRY(checked(mount("overlay", place, "overlay", 0, room)));
+	tree = k_open_tree(AT_FDCWD, place, false);
+	umount2(place, MNT_DETACH);
+	return tree;
+}
+
+int source_overlay(struct child *child, const struct op *op)
+{
+	struct list lower = op->f[0].l;
+	const char *top = next_str(&lower), *place = *op->f[1].s ? op->f[1].s : top;
+	int tree;
+
+	child->detail = place;
+	if (!top)
+		return -EINVAL;
+	tree = overlay_by_fsopen(child, op);
+	if ((tree != -EINVAL && tree != -ENOSYS) || op->flags & FLAG_MAPPED)
+		return tree;
+	return overlay_by_mount(op, place);
+}
+
+int source_root(struct child *child, const struct op *op)
+{
+	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, true));
+	if (op->flags & FLAG_MAPPED)
+		TRY(map_ids(tree, true, plan_str(child->plan, OP_IDMAP, 0),
+			    plan_str(child->plan, OP_IDMAP, 1)));
+	return take_fd(&tree);
+}
+
+int op_root(struct child *child, const struct op *op)
+{
+	(void)op;
+	child->detail = ROOT_PLACE;
+	OPEN(under, checked(open(ROOT_PLACE, O_PATH | O_DIRECTORY | O_CLOEXEC)));
+	if (!plan_has(child->plan, OP_PROPAGATION))
+		TRY(k_mount_setattr(child->tree, true, made_private));
+	TRY(k_move_mount(child->tree, under));
+	child->root = take_fd(&child->tree);
+	return 0;
+}
+
+/* type, source, dest, attributes, options. What the kernel says about a refused file system goes
+ * into the detail. */
+int source_filesystem(struct child *child, const struct op *op)
+{
+	const char *dest = child->detail = op->f[2].s;
+	char said[sizeof(child->note) / 2] = "";
+	int result;
+
+	OPEN(fs, k_fsopen(op->f[0].s));
+	if (*op->f[1].s)
+		TRY(k_fsconfig(fs, K_SET_STRING, "source", op->f[1].s));
+	result = mount_fs(fs, op->f[4].l, op->f[3].q);
+	if (result < 0 && read(fs, said, sizeof(said) - 1) > 2) {
+		said[strcspn(said, "\n")] = '\0';
+		snprintf(child->note, sizeof(child->note), "%.60s (%s)", dest, said + 2);
+		child->detail = child->note;
+	}
+	return result;
+}
 
 static bool is_procfs(int fd)
 {
@@ -10,127 +196,35 @@ static bool is_procfs(int fd)
 	return fstatfs(fd, &fs) == 0 && fs.f_type == PROC_SUPER_MAGIC;
 }
 
-int fs_options(int fs, struct list options)
-{
-	for (uint32_t i = 0; i < options.count; i++) {
-		const char *option = take_str(&options.items);
-		const char *value = strchr(option, '=');
-		char key[64];
-		size_t length = value ? (size_t)(value - option) : strlen(option);
-		int result;
-
-		if (length >= sizeof(key))
-			return -EINVAL;
-		memcpy(key, option, length);
-		key[length] = '\0';
-		result = value ? k_fsconfig(fs, K_SET_STRING, key, value + 1)
-			       : k_fsconfig(fs, K_SET_FLAG, key, NULL);
-		if (result < 0)
-			return result;
-	}
-	return 0;
-}
-
-/* What the kernel says about a refused file system goes into the detail. */
-static int explain(struct child *child, int fs, const char *dest, int result)
-{
-	char said[sizeof(child->note) / 2];
-	ssize_t n = read(fs, said, sizeof(said) - 1);
-
-	if (n <= 2)
-		return result;
-	said[n] = '\0';
-	said[strcspn(said, "\n")] = '\0';
-	snprintf(child->note, sizeof(child->note), "%.60s (%s)", dest, said + 2);
-	child->detail = child->note;
-	return result;
-}
-
-struct filesystem {
-	const char *type;
-	const char *source;
-	const char *dest;
-	uint64_t attrs;
-	struct list options;
-};
-
-static int make_filesystem(struct child *child, const struct filesystem *what)
-{
-	cleanup_fd int fs = k_fsopen(what->type);
-	int result = fs;
-
-	if (result >= 0 && *what->source)
-		result = k_fsconfig(fs, K_SET_STRING, "source", what->source);
-	if (result >= 0)
-		result = fs_options(fs, what->options);
-	if (result >= 0)
-		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
-	if (result < 0)
-		return fs < 0 ? result : explain(child, fs, what->dest, result);
-	return k_fsmount(fs, what->attrs);
-}
-
 /* CVE-2019-16884: /proc and /sys that are symlinks in the image would put the mount, and with
  * it every mask, where the image wants them. */
-static int open_kernel_place(struct child *child, const char *dest)
+int op_mount(struct child *child, const struct op *op)
 {
-	int fd = k_openat2(child->root, dest, O_PATH | O_DIRECTORY,
-			   RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+	const char *dest = op->f[2].s;
+	const bool is_proc = !strcmp(op->f[0].s, "proc");
+	int found = -ENOENT;
 
-	return fd == -ENOENT ? make_in_root(child, dest) : fd;
-}
-
-int op_mount(struct child *child, struct reader payload)
-{
-	struct filesystem what;
-	cleanup_fd int tree = -1, place = -1;
-	bool is_proc, is_kernel;
-	int result;
-
-	what.type = take_str(&payload);
-	what.source = take_str(&payload);
-	what.dest = take_str(&payload);
-	what.attrs = take_u64(&payload);
-	what.options = take_list(&payload);
-	child->detail = what.dest;
-	if (child->root < 0)
+	if (child->root < 0 || (is_proc && !is_procfs(child->tree)))
 		return -EINVAL;
-	is_proc = !strcmp(what.type, "proc");
-	is_kernel = is_proc || !strcmp(what.type, "sysfs");
-	tree = make_filesystem(child, &what);
-	if (tree < 0)
-		return tree;
-	if (is_proc && !is_procfs(tree))
-		return -EINVAL;
-	place = is_kernel ? open_kernel_place(child, what.dest) : make_in_root(child, what.dest);
-	if (place < 0)
-		return place;
-	result = k_move_mount(tree, place);
-	if (result == 0 && is_proc && child->proc < 0)
-		child->proc = take_fd(&tree);
-	return result;
-}
-
-/* A file system without options but those of `settings`, key and value in turn, up to a NULL. */
-static int plain_mount(const char *type, const char *const *settings)
-{
-	cleanup_fd int fs = k_fsopen(type);
-	int result = fs;
-
-	for (; result >= 0 && *settings; settings += 2)
-		result = k_fsconfig(fs, K_SET_STRING, settings[0], settings[1]);
-	if (result >= 0)
-		result = k_fsconfig(fs, K_CMD_CREATE, NULL, NULL);
-	return result < 0 ? result : k_fsmount(fs, K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC);
+	if (is_proc || !strcmp(op->f[0].s, "sysfs"))
+		found = k_openat2(child->root, dest, O_PATH | O_DIRECTORY,
+				  RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+	OPEN(place, found == -ENOENT ? make_in_root(child, dest) : found);
+	if (op->flags & FLAG_COPY_UP)
+		TRY(copy_tree(place, child->tree));
+	TRY(k_move_mount(child->tree, place));
+	if (is_proc && child->proc < 0)
+		child->proc = take_fd(&child->tree);
+	return 0;
 }
 
 /* A procfs of our own pid namespace that nobody can have prepared. */
 int verified_proc(struct child *child)
 {
-	const char *const none[] = {NULL};
-
-	if (child->proc < 0)
-		child->proc = plain_mount("proc", none);
+	if (child->proc < 0) {
+		OPEN(fs, k_fsopen("proc"));
+		child->proc = mount_fs(fs, (struct list){0}, SAFE_ATTRS);
+	}
 	if (child->proc >= 0 && !is_procfs(child->proc)) {
 		close_fd(&child->proc);
 		return -EINVAL;
@@ -138,147 +232,136 @@ int verified_proc(struct child *child)
 	return child->proc;
 }
 
-static int open_bind_place(struct child *child, int tree, const char *dest, uint32_t flags)
+/* Attributes to set and to clear, and whether below too; then propagation. */
+static int set_attrs(int fd, const union field *f, bool below, uint32_t how)
 {
-	int place = open_in_root(child, dest);
+	struct k_mount_attr attr = {.attr_set = f[0].q, .attr_clr = f[1].q};
+
+	if (attr.attr_set & K_ATTR_ATIME_MASK)
+		attr.attr_clr |= K_ATTR_ATIME_MASK;
+	if (attr.attr_set || attr.attr_clr)
+		TRY(k_mount_setattr(fd, below, attr));
+	attr = (struct k_mount_attr){.propagation = how & PROPAGATIONS};
+	return attr.propagation ? k_mount_setattr(fd, how & MS_REC, attr) : 0;
+}
+
+/* source, dest, attributes to set and to clear, flags; then the maps of an IDMAP_BIND */
+int source_bind(struct child *child, const struct op *op)
+{
+	uint32_t how = op->f[4].u;
+
+	if (!(how & PROPAGATIONS))
+		how |= MS_PRIVATE | MS_REC;
+	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, how & BIND_RECURSIVE));
+	child->detail = op->f[1].s;
+	TRY(set_attrs(tree, op->f + 2, how & BIND_ATTRS_RECURSIVE, how));
+	if (op->code == OP_IDMAP_BIND)
+		TRY(map_ids(tree, how & BIND_MAP_RECURSIVE, op->f[5].s, op->f[6].s));
+	return take_fd(&tree);
+}
+
+/* dest, attributes to set and to clear, flags */
+int op_mount_attr(struct child *child, const struct op *op)
+{
+	OPEN(place, open_in_root(child, op->f[0].s, 0));
+	return set_attrs(place, op->f + 1, op->f[3].u & MOUNT_ATTR_BELOW, op->f[3].u);
+}
+
+int op_bind(struct child *child, const struct op *op)
+{
+	const char *dest = child->detail = op->f[1].s;
+	const bool makes = op->f[4].u & (BIND_MAKE_FILE | BIND_MAKE_DIRECTORY);
+	cleanup_fd int place = open_in_root(child, dest, 0);
 	struct stat st;
 
-	if (place != -ENOENT || !(flags & (BIND_MAKE_FILE | BIND_MAKE_DIRECTORY)))
-		return place;
-	if (fstat(tree, &st) < 0)
-		return -errno;
-	if (S_ISDIR(st.st_mode))
-		return make_in_root(child, dest);
-	return make_file_in_root(child, dest);
+	if (place == -ENOENT && makes) {
+		TRY(checked(fstat(child->tree, &st)));
+		if (!S_ISDIR(st.st_mode))
+			return place_file(child, child->tree, dest);
+		place = make_in_root(child, dest);
+	}
+	TRY(place);
+	return k_move_mount(child->tree, place);
 }
 
-static int set_bind_attrs(int tree, uint64_t set, uint64_t clear, uint32_t flags)
+int source_shm(struct child *child, const struct op *op)
 {
-	struct k_mount_attr attr = {.attr_set = set, .attr_clr = clear};
+	(void)op;
+	if (!child->launch->shm_path)
+		return -ENOENT;
+	return k_open_tree(AT_FDCWD, child->launch->shm_path, false);
+}
 
-	if (!set && !clear)
+int op_pod_shm(struct child *child, const struct op *op)
+{
+	OPEN(place, make_in_root(child, op->f[0].s));
+	TRY(k_mount_setattr(child->tree, false, made_private));
+	return k_move_mount(child->tree, place);
+}
+
+/* One empty read-only directory serves every masked one, one /dev/null every masked file. */
+static int mask_tree(struct child *child, bool is_directory)
+{
+	int *tree = is_directory ? &child->blank : &child->null;
+
+	if (*tree < 0 && is_directory) {
+		OPEN(fs, k_fsopen("tmpfs"));
+		TRY(k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1"));
+		TRY(k_fsconfig(fs, K_SET_STRING, "mode", "755"));
+		*tree = mount_fs(fs, (struct list){0}, SAFE_ATTRS | K_ATTR_RDONLY);
+	} else if (*tree < 0) {
+		*tree = verified_node("/dev/null", S_IFCHR, makedev(1, 3));
+	}
+	return *tree < 0 ? *tree : k_open_tree(*tree, "", false);
+}
+
+/* Over a path that is not there nothing need be laid. For a read-only one: a clone with all that
+ * lies below it (masks too) goes over the path itself, so that every other mount flag stays. */
+int op_hide(struct child *child, const struct op *op)
+{
+	const int found = open_in_root(child, op->f[0].s, 0);
+	struct stat st;
+
+	if (found == -ENOENT || found == -ENOTDIR)
 		return 0;
-	if (set & K_ATTR_ATIME_MASK)
-		attr.attr_clr |= K_ATTR_ATIME_MASK;
-	return k_mount_setattr(tree, flags & BIND_ATTRS_RECURSIVE, &attr);
+	OPEN(place, found);
+	if (op->code == OP_READONLY && op->flags & FLAG_READONLY_IN_PLACE)
+		return k_mount_setattr(place, false, read_only);
+	TRY(checked(fstat(place, &st)));
+	OPEN(tree, op->code == OP_MASK ? mask_tree(child, S_ISDIR(st.st_mode))
+				       : k_open_tree(place, "", true));
+	if (op->code == OP_READONLY)
+		TRY(k_mount_setattr(tree, true, read_only));
+	return k_move_mount(tree, place);
 }
 
-int op_bind(struct child *child, struct reader payload)
+/* The old root lies over the new one after the first step and goes with the second.
+ * Source: pivot_root(2), NOTES. */
+int op_pivot(struct child *child, const struct op *op)
 {
-	const char *source = take_str(&payload), *dest = take_str(&payload);
-	uint64_t set = take_u64(&payload), clear = take_u64(&payload);
-	uint32_t how = take_u32(&payload);
-	cleanup_fd int tree = -1, place = -1;
-	int result;
+	const struct op *cwd = &child->plan->last[OP_CWD];
 
-	child->detail = source;
+	child->detail = "/";
 	if (child->root < 0)
 		return -EINVAL;
-	tree = k_open_tree(AT_FDCWD, source, how & BIND_RECURSIVE);
-	if (tree < 0)
-		return tree;
-	child->detail = dest;
-	result = set_bind_attrs(tree, set, clear, how);
-	if (result < 0)
-		return result;
-	place = open_bind_place(child, tree, dest, how);
-	return place < 0 ? place : k_move_mount(tree, place);
-}
-
-int op_pod_shm(struct child *child, struct reader payload)
-{
-	const char *dest = take_str(&payload);
-	cleanup_fd int tree = -1, place = -1;
-
-	child->detail = dest;
-	tree = k_open_tree(AT_FDCWD, child->launch->shm_path, false);
-	if (tree < 0)
-		return tree;
-	place = make_in_root(child, dest);
-	return place < 0 ? place : k_move_mount(tree, place);
-}
-
-/* CVE-2025-31133: a mask is only as good as its source. */
-static int verified_null(struct child *child)
-{
-	cleanup_fd int fd = -1;
-	struct stat st;
-
-	if (child->null >= 0)
-		return child->null;
-	fd = open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISCHR(st.st_mode) || st.st_rdev != makedev(1, 3))
-		return -ENODEV;
-	child->null = take_fd(&fd);
-	return child->null;
-}
-
-static int mask_file(struct child *child, int place)
-{
-	int null = verified_null(child);
-	cleanup_fd int tree = null < 0 ? null : k_open_tree(null, "", false);
-
-	return tree < 0 ? tree : k_move_mount(tree, place);
-}
-
-/* One empty read-only directory serves every masked one. */
-static int mask_directory(struct child *child, int place)
-{
-	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
-	const char *const settings[] = {"nr_inodes", "1", "mode", "755", NULL};
-	cleanup_fd int tree = -1;
-	int result;
-
-	if (child->blank < 0) {
-		child->blank = plain_mount("tmpfs", settings);
-		result = child->blank;
-		if (result >= 0)
-			result = k_mount_setattr(child->blank, false, &read_only);
-		return result < 0 ? result : k_move_mount(child->blank, place);
+	TRY(checked(fchdir(child->root)));
+	TRY(K(pivot_root, ".", "."));
+	TRY(checked(umount2(".", MNT_DETACH)));
+	TRY(checked(chdir("/")));
+	if (!(op->flags & FLAG_READONLY_ROOT))
+		return 0;
+	/* The last chance to make something in it. */
+	if (cwd->flags & FLAG_MAKE) {
+		child->detail = cwd->f[0].s;
+		OPEN(made, make_in_root(child, cwd->f[0].s));
 	}
-	tree = k_open_tree(child->blank, "", false);
-	return tree < 0 ? tree : k_move_mount(tree, place);
+	return k_mount_setattr(child->root, false, read_only);
 }
 
-static bool is_missing(int result)
+int op_propagation(struct child *child, const struct op *op)
 {
-	return result == -ENOENT || result == -ENOTDIR;
-}
-
-int op_mask(struct child *child, struct reader payload)
-{
-	const char *path = take_str(&payload);
-	cleanup_fd int place = open_in_root(child, path);
-	struct stat st;
-
-	child->detail = path;
-	if (place < 0)
-		return is_missing(place) ? 0 : place;
-	if (fstat(place, &st) < 0)
-		return -errno;
-	return S_ISDIR(st.st_mode) ? mask_directory(child, place) : mask_file(child, place);
-}
-
-/* A clone of the path with all that lies below it (masks too) goes over the path itself, so
- * that every other mount flag stays as it was. */
-int op_readonly(struct child *child, struct reader payload)
-{
-	const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
-	const char *path = take_str(&payload);
-	cleanup_fd int place = open_in_root(child, path);
-	cleanup_fd int tree = -1;
-	int result;
-
-	child->detail = path;
-	if (place < 0)
-		return is_missing(place) ? 0 : place;
-	if (child->flags & READONLY_IN_PLACE)
-		return k_mount_setattr(place, false, &read_only);
-	tree = k_open_tree(place, "", true);
-	if (tree < 0)
-		return tree;
-	result = k_mount_setattr(tree, true, &read_only);
-	return result < 0 ? result : k_move_mount(tree, place);
+	child->detail = "/";
+	if (op->f[0].q & ~(uint64_t)(PROPAGATIONS | MS_REC))
+		return -EINVAL;
+	return checked(mount(NULL, "/", NULL, (unsigned long)op->f[0].q, NULL));
 }

@@ -2,156 +2,104 @@
 
 #define ALLOWED_CLONE_FLAGS                                                                        \
 	((uint32_t)(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWCGROUP | CLONE_NEWNET | CLONE_NEWIPC |   \
-		    CLONE_NEWUTS))
+		    CLONE_NEWUTS | CLONE_NEWUSER | CLONE_NEWTIME))
 
-/* The fields of each operation: u32 u, u64 q, string s, list of strings l, list of u32 g. */
 static const char *const layouts[OP_COUNT] = {
-    [OP_SETNS] = "us",       [OP_ROOT_OVERLAY] = "lssl",
-    [OP_ROOT_BIND] = "s",    [OP_MOUNT] = "sssql",
-    [OP_BIND] = "ssqqu",     [OP_POD_SHM] = "s",
-    [OP_DEVICE] = "suuuuuu", [OP_SYMLINK] = "ss",
-    [OP_MASK] = "s",         [OP_READONLY] = "s",
-    [OP_PIVOT] = "",         [OP_HOSTNAME] = "s",
-    [OP_DOMAINNAME] = "s",   [OP_SYSCTL] = "ss",
-    [OP_RLIMIT] = "uqq",     [OP_OOM_SCORE] = "u",
-    [OP_UMASK] = "u",        [OP_USER] = "uug",
-    [OP_CAPS] = "qqqqq",     [OP_NO_NEW_PRIVS] = "",
-    [OP_SECCOMP] = "us",     [OP_KEYRING] = "s",
-    [OP_CWD] = "s",          [OP_EXEC] = "ll",
-    [OP_LOG] = "sq",         [OP_PROPAGATION] = "q",
+#define OP(code, name, layout, ...) [code] = (layout),
+#include "ops.h"
+#undef OP
 };
-
-uint32_t take_u32(struct reader *from)
-{
-	uint32_t value;
-
-	memcpy(&value, from->at, sizeof(value));
-	from->at += sizeof(value);
-	return value;
-}
-
-uint64_t take_u64(struct reader *from)
-{
-	uint64_t value;
-
-	memcpy(&value, from->at, sizeof(value));
-	from->at += sizeof(value);
-	return value;
-}
-
-const char *take_str(struct reader *from)
-{
-	uint32_t length = take_u32(from);
-	const char *text = (const char *)from->at;
-
-	from->at += (size_t)length + 1;
-	return text;
-}
-
-struct list take_list(struct reader *from)
-{
-	struct list list = {.count = take_u32(from), .items = *from};
-
-	for (uint32_t i = 0; i < list.count; i++)
-		take_str(from);
-	list.items.end = from->at;
-	return list;
-}
-
-static size_t left(const struct reader *from)
-{
-	return (size_t)(from->end - from->at);
-}
 
 static bool skip(struct reader *from, uint64_t bytes)
 {
-	if (bytes > left(from))
+	if (bytes > (size_t)(from->end - from->at))
 		return false;
 	from->at += bytes;
 	return true;
 }
 
-static bool check_u32(struct reader *from, uint32_t *value)
+static bool take(struct reader *from, void *to, size_t bytes)
 {
-	if (left(from) < sizeof(*value))
+	const uint8_t *at = from->at;
+
+	if (!skip(from, bytes))
 		return false;
-	*value = take_u32(from);
+	memcpy(to, at, bytes);
 	return true;
 }
 
-static bool check_str(struct reader *from)
+static bool take_str(struct reader *from, const char **text)
 {
 	uint32_t length;
-	const uint8_t *text;
 
-	if (!check_u32(from, &length))
+	if (!take(from, &length, sizeof(length)))
 		return false;
-	text = from->at;
-	if (!skip(from, (uint64_t)length + 1))
-		return false;
-	return memchr(text, '\0', (size_t)length + 1) == text + length;
+	*text = (const char *)from->at;
+	return skip(from, (uint64_t)length + 1) &&
+	       memchr(*text, '\0', (size_t)length + 1) == *text + length;
 }
 
-static bool check_list(struct reader *from)
+static bool take_list(struct reader *from, struct list *list, char kind)
 {
-	uint32_t count;
+	const char *text;
 
-	if (!check_u32(from, &count))
+	if (!take(from, &list->count, sizeof(list->count)))
 		return false;
-	for (; count > 0; count--)
-		if (!check_str(from))
+	list->items = *from;
+	if (kind != 'l')
+		return skip(from, (uint64_t)list->count * (kind == 'g' ? 4 : 1));
+	for (uint32_t i = 0; i < list->count; i++)
+		if (!take_str(from, &text))
 			return false;
 	return true;
 }
 
-static bool check_field(struct reader *from, char kind)
+static bool take_field(struct reader *from, union field *field, char kind)
 {
-	uint32_t count;
-
 	switch (kind) {
 	case 'u':
-		return skip(from, 4);
+		return take(from, &field->u, sizeof(field->u));
 	case 'q':
-		return skip(from, 8);
+		return take(from, &field->q, sizeof(field->q));
 	case 's':
-		return check_str(from);
-	case 'l':
-		return check_list(from);
-	default: /* 'g' */
-		return check_u32(from, &count) && skip(from, (uint64_t)count * 4);
+		return take_str(from, &field->s);
+	default:
+		return take_list(from, &field->l, kind);
 	}
 }
 
-static bool check_payload(struct reader from, const char *layout)
+const char *next_str(struct list *list)
 {
-	for (; *layout; layout++)
-		if (!check_field(&from, *layout))
-			return false;
-	if (left(&from) >= 8)
-		return false;
-	for (; from.at < from.end; from.at++)
-		if (*from.at != 0)
-			return false;
-	return true;
+	const char *text = NULL;
+
+	return list->count && list->count-- && take_str(&list->items, &text) ? text : NULL;
 }
 
-struct reader plan_ops(const struct plan *plan)
+bool next_op(const struct plan *plan, struct op *op)
 {
-	struct plan_header header;
-	const uint8_t *start = plan->bytes;
+	struct reader payload;
+	struct op_head head;
 
-	memcpy(&header, start, sizeof(header));
-	return (struct reader){start + sizeof(header), start + header.total_bytes};
-}
-
-bool take_op(struct reader *ops, struct op_head *head, struct reader *payload)
-{
-	if (ops->at >= ops->end)
+	if (op->number == 0)
+		op->rest = (struct reader){plan->bytes + sizeof(struct plan_header),
+					   plan->bytes + plan->size};
+	payload = op->rest;
+	if (!take(&payload, &head, sizeof(head)) || head.code >= OP_COUNT || !layouts[head.code])
 		return false;
-	memcpy(head, ops->at, sizeof(*head));
-	payload->at = ops->at + sizeof(*head);
-	payload->end = ops->at + head->bytes;
-	ops->at = payload->end;
+	if (head.bytes < sizeof(head) || head.bytes % 8 || !skip(&op->rest, head.bytes))
+		return false;
+	payload.end = op->rest.at;
+	op->code = head.code;
+	op->flags = head.flags;
+	op->number++;
+	for (int i = 0; layouts[head.code][i]; i++)
+		if (!take_field(&payload, &op->f[i], layouts[head.code][i]))
+			return false;
+	if (payload.end - payload.at >= 8)
+		return false;
+	while (payload.at < payload.end)
+		if (*payload.at++ != 0)
+			return false;
 	return true;
 }
 
@@ -161,129 +109,93 @@ static int fill_strings(char ***strings, struct list list)
 	if (!*strings)
 		return -ENOMEM;
 	/* execve wants char *, and changes nothing. */
-	for (uint32_t i = 0; i < list.count; i++)
-		(*strings)[i] = (char *)(uintptr_t)take_str(&list.items);
+	for (char **at = *strings; list.count; at++)
+		*at = (char *)(uintptr_t)next_str(&list);
 	return 0;
 }
 
-static int note_exec(struct plan *plan, struct reader payload)
+static int check_ops(struct plan *plan)
 {
-	struct list argv = take_list(&payload);
-	struct list envp = take_list(&payload);
-	int result;
+	struct op op = {0};
 
-	if (argv.count == 0)
+	while (op.code != OP_EXEC && next_op(plan, &op)) {
+		plan->last[op.code] = op;
+		plan->joins |= op.code == OP_SETNS ? op.f[0].u : 0;
+	}
+	/* EXEC is the last one, has arguments, and there is nothing behind it. */
+	if (op.rest.at != op.rest.end || op.number != plan->op_count || !plan_has(plan, OP_EXEC) ||
+	    op.f[0].l.count == 0)
 		return -EINVAL;
-	result = fill_strings(&plan->argv, argv);
-	return result < 0 ? result : fill_strings(&plan->envp, envp);
+	TRY(fill_strings(&plan->argv, op.f[0].l));
+	TRY(fill_strings(&plan->envp, op.f[1].l));
+	plan->trees = malloc(((size_t)op.number + 1) * sizeof(int));
+	if (!plan->trees)
+		return -ENOMEM;
+	memset(plan->trees, 0xff, ((size_t)op.number + 1) * sizeof(int));
+	return 0;
 }
 
-static void note_setns(struct plan *plan, struct reader payload)
+static int check_spaces(struct plan *plan)
 {
-	uint32_t type = take_u32(&payload);
-	const char *path = take_str(&payload);
+	const uint32_t all = plan->clone_flags | plan->joins;
+	const uint32_t on_the_way = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWTIME;
 
-	if (!*path)
-		plan->held_ns |= type;
-	else if (type == CLONE_NEWPID)
-		plan->pid_ns = path;
+	/* Without a mount namespace of its own the child would mount into the monitor's. */
+	if (all & ~ALLOWED_CLONE_FLAGS || !(all & CLONE_NEWNS))
+		return -EINVAL;
+	if ((plan->clone_flags & CLONE_NEWUSER && !plan_has(plan, OP_IDMAP)) ||
+	    plan->last[OP_STDIO].f[1].u > INT_MAX / 2)
+		return -EINVAL;
+	if (plan_has(plan, OP_TIMENS) && !(plan->clone_flags & CLONE_NEWTIME))
+		return -EINVAL;
+	plan->is_foreign = all & CLONE_NEWUSER;
+	plan->by_helper = plan->joins & on_the_way || plan->clone_flags & CLONE_NEWTIME ||
+			  (plan->is_foreign && plan->joins);
+	return 0;
 }
 
-/* What the monitor itself has to know of an operation. */
-static int note_op(struct plan *plan, const struct op_head *head, struct reader payload)
-{
-	plan->seen |= 1u << head->code;
-	switch (head->code) {
-	case OP_LOG:
-		plan->log_path = take_str(&payload);
-		plan->log_max_bytes = take_u64(&payload);
-		return 0;
-	case OP_SECCOMP:
-		take_u32(&payload);
-		plan->filter_path = take_str(&payload);
-		return 0;
-	case OP_SETNS:
-		note_setns(plan, payload);
-		return 0;
-	case OP_CWD:
-		plan->new_cwd = head->flags & 1 ? take_str(&payload) : NULL;
-		return 0;
-	case OP_EXEC:
-		return note_exec(plan, payload);
-	default:
-		return 0;
-	}
-}
-
-static int check_ops(struct plan *plan, struct reader ops)
-{
-	struct op_head head = {0};
-	struct reader payload;
-	int result;
-
-	for (uint32_t i = 0; i < plan->op_count; i++) {
-		if (left(&ops) < sizeof(head))
-			return -EINVAL;
-		memcpy(&head, ops.at, sizeof(head));
-		if (head.bytes < sizeof(head) || head.bytes % 8 || head.bytes > left(&ops))
-			return -EINVAL;
-		if (head.code == 0 || head.code >= OP_COUNT || plan->argv)
-			return -EINVAL;
-		take_op(&ops, &head, &payload);
-		if (!check_payload(payload, layouts[head.code]))
-			return -EINVAL;
-		result = note_op(plan, &head, payload);
-		if (result < 0)
-			return result;
-	}
-	/* EXEC is the last one, and there is nothing behind it. */
-	return plan->argv && left(&ops) == 0 ? 0 : -EINVAL;
-}
-
-static int check_plan(struct plan *plan, size_t bytes)
+static int check_plan(struct plan *plan)
 {
 	struct plan_header header;
 
 	memcpy(&header, plan->bytes, sizeof(header));
 	if (memcmp(header.magic, PLAN_MAGIC, sizeof(header.magic)) != 0)
 		return -EINVAL;
-	if (header.version != PLAN_VERSION)
+	/* Every later version only added to the first. */
+	if (header.version < 1 || header.version > PLAN_VERSION)
 		return -EPROTONOSUPPORT;
-	if (header.total_bytes != bytes || header.reserved != 0)
+	if (header.total_bytes != plan->size || header.reserved != 0)
 		return -EINVAL;
-	if (header.clone_flags & ~ALLOWED_CLONE_FLAGS)
-		return -EINVAL;
-	/* Without a mount namespace of its own the child would mount into the monitor's. */
-	if (!(header.clone_flags & CLONE_NEWNS))
-		return -EINVAL;
-	if (header.flags != 0)
+	if (header.flags & ~(uint32_t)PLAN_TERMINAL)
 		return -EOPNOTSUPP;
 	plan->op_count = header.op_count;
 	plan->clone_flags = header.clone_flags;
-	return check_ops(plan, plan_ops(plan));
+	TRY(check_ops(plan));
+	return check_spaces(plan);
 }
 
 int plan_load(struct plan *plan, int fd)
 {
 	struct stat st;
-	int result;
 
 	*plan = (struct plan){0};
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISREG(st.st_mode))
+	TRY(checked(fstat(fd, &st)));
+	if (!S_ISREG(st.st_mode) || st.st_size < (off_t)sizeof(struct plan_header) ||
+	    st.st_size > PLAN_MAX_BYTES)
 		return -EINVAL;
-	if (st.st_size < (off_t)sizeof(struct plan_header) || st.st_size > PLAN_MAX_BYTES)
-		return -EINVAL;
-	plan->bytes = malloc((size_t)st.st_size);
+	plan->size = (size_t)st.st_size;
+	plan->bytes = malloc(plan->size);
 	if (!plan->bytes)
 		return -ENOMEM;
-	result = read_all(fd, plan->bytes, (size_t)st.st_size, 0);
-	return result < 0 ? result : check_plan(plan, (size_t)st.st_size);
+	TRY(read_all(fd, plan->bytes, plan->size, 0));
+	return check_plan(plan);
 }
 
 void plan_free(struct plan *plan)
 {
+	for (uint32_t i = 0; plan->trees && i <= plan->op_count; i++)
+		close_fd(&plan->trees[i]);
+	free(plan->trees);
 	free(plan->argv);
 	free(plan->envp);
 	free(plan->bytes);

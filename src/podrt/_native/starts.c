@@ -12,18 +12,10 @@ static struct slot *take_slot(struct monitor *m)
 
 		if (slot->stage != 0)
 			continue;
-		slot->go = 0;
-		slot->stage = STAGE_SETUP;
+		*slot = (struct slot){.stage = STAGE_SETUP};
 		return slot;
 	}
 	return NULL;
-}
-
-static void free_slot(struct container *c)
-{
-	if (c->slot)
-		*c->slot = (struct slot){0};
-	c->slot = NULL;
 }
 
 /* They must go, or the pipes would never end; but not while the child still needs them. */
@@ -37,17 +29,27 @@ void close_report(struct monitor *m, struct container *c)
 {
 	close_ends(c);
 	unwatch(m, &c->report);
-	free_slot(c);
+	if (c->slot)
+		*c->slot = (struct slot){0};
+	c->slot = NULL;
 }
 
 /* The process, if there is one, only has to end: then the failure is told. The first counts. */
-void fail_start(struct container *c, int error, uint32_t stage, const char *text)
+void fail_start(struct container *c, const struct report *failure)
 {
 	if (!c->failure.error)
-		c->failure = (struct failure){error, stage, text ? strdup(text) : NULL};
+		c->failure = *failure;
 	c->state = STATE_FAILING;
 	if (c->pid > 0)
 		signal_container(c, SIGKILL);
+}
+
+/* Killed by somebody else while it was set up. */
+void fail_early(struct container *c, uint32_t stage)
+{
+	fail_start(c, &(struct report){.stage = stage,
+				       .error = EIO,
+				       .detail = "the process was killed while it was set up"});
 }
 
 /* Journaled, then told. A journal that is full cannot keep a failure: it is told all the same. */
@@ -59,91 +61,60 @@ void finish_failed_start(struct monitor *m, struct container *c)
 	record.a = c->failure.stage;
 	journal_append(&m->journal, record);
 	c->state = STATE_IDLE;
-	reply_failed(m, c->starter, c->failure.error, c->failure.stage, c->failure.text);
+	reply_failed(m, c->starter, c->failure.error, c->failure.stage, c->failure.detail);
 	c->starter = (struct asker){0};
-	free(c->failure.text);
-	c->failure = (struct failure){0};
+	c->failure = (struct report){0};
 }
 
-static void launch_clean(struct launch *launch)
-{
-	plan_free(&launch->plan);
-	close_fd(&launch->cgroup);
-	for (int i = 0; i < 2; i++) {
-		close_fd(&launch->out[i]);
-		close_fd(&launch->err[i]);
-		close_fd(&launch->report[i]);
-	}
-}
-
-static int open_pipes(struct launch *launch)
-{
-	const int flags = O_CLOEXEC | O_NONBLOCK;
-
-	if (pipe2(launch->report, O_CLOEXEC | O_NONBLOCK) < 0)
-		return -errno;
-	if (!launch->plan.log_path)
-		return 0;
-	return pipe2(launch->out, flags) < 0 || pipe2(launch->err, flags) < 0 ? -errno : 0;
-}
-
-/* The directories to join, behind each other; returns how many, or that they are none. */
-static int count_dirs(const struct request *request)
+/* The directories to join, behind each other; returns how many, or that they are none. The one
+ * that counts OOM kills is the memory hierarchy's on v1, the only one on v2. */
+static int read_dirs(const struct request *request, const char **memory)
 {
 	const char *at = request->body, *end = at + request->body_bytes;
 	int count = 0;
 
+	*memory = NULL;
 	if (at < end && end[-1] != '\0')
 		return -EPROTO;
-	for (; at < end; at += strlen(at) + 1, count++)
+	for (; at < end; at += strlen(at) + 1, count++) {
 		if (*at != '/')
 			return -EPROTO;
+		if (!*memory && strstr(at, "/memory/"))
+			*memory = at;
+	}
+	if (count == 1)
+		*memory = request->body;
 	return count;
 }
 
-static int prepare_launch(struct launch *launch, struct container *c, const struct request *request,
-			  uint32_t *stage)
+/* Each step says where it failed before it is tried. */
+static int prepare_launch(struct monitor *m, struct container *c, struct launch *launch,
+			  const struct request *request)
 {
-	int dirs = count_dirs(request), result;
+	const struct plan *plan = &launch->plan;
+	const bool has_dirs = request->body_bytes > 0;
 
-	*stage = STAGE_PLAN;
-	result = plan_load(&launch->plan, request->fd);
-	if (result < 0)
-		return result;
-	*stage = STAGE_CGROUP;
-	launch->hold = request->head.arg & START_HOLD;
-	launch->unified = request->head.arg & START_UNIFIED && dirs > 0;
-	launch->joins = dirs > 0 && !launch->unified;
+	launch->slot = c->slot = take_slot(m);
+	if (!c->slot)
+		return launch_fail(launch, STAGE_CLONE, -EAGAIN, NULL);
+	launch_fail(launch, STAGE_PLAN, -EINVAL, NULL);
+	TRY(plan_load(&launch->plan, request->fd));
+	launch_fail(launch, STAGE_CGROUP, -ENOENT, request->body);
+	launch->unified = request->head.arg & START_UNIFIED && has_dirs;
+	launch->joins = has_dirs && !launch->unified;
 	if (launch->unified) {
 		launch->cgroup = open(request->body, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-		if (launch->cgroup < 0)
-			return -errno;
+		TRY(checked(launch->cgroup));
 	}
-	*stage = OP_LOG;
-	if (launch->plan.log_path)
-		result = log_open(&c->log, launch->plan.log_path, launch->plan.log_max_bytes);
-	if (result < 0)
-		return result;
-	*stage = STAGE_STDIO;
-	return open_pipes(launch);
-}
-
-/* Returns the directory that refused. */
-static const char *join_cgroups(const struct request *request, pid_t pid, int *result)
-{
-	const char *at = request->body, *end = at + request->body_bytes;
-	char path[PATH_ROOM], text[16];
-
-	snprintf(text, sizeof(text), "%d", (int)pid);
-	for (; at < end; at += strlen(at) + 1) {
-		if (snprintf(path, sizeof(path), "%s/cgroup.procs", at) >= (int)sizeof(path))
-			*result = -ENAMETOOLONG;
-		else
-			*result = write_file(path, text);
-		if (*result < 0)
-			return at;
-	}
-	return NULL;
+	launch_fail(launch, OP_LOG, -ENOENT, plan_str(plan, OP_LOG, 0));
+	if (plan_has(plan, OP_LOG))
+		TRY(log_open(&c->log, plan_str(plan, OP_LOG, 0), plan->last[OP_LOG].f[1].q));
+	launch_fail(launch, STAGE_STDIO, -EMFILE, NULL);
+	TRY(launch_pipes(launch));
+	launch->failure = (struct report){0};
+	launch->lean = m->live >= LEAN_FROM && !plan->by_helper && launch->out[1] < KEEP_FDS &&
+		       launch->err[1] < KEEP_FDS && launch->report[1] < KEEP_FDS;
+	return launch_clone(launch);
 }
 
 static void move_up(int *fd)
@@ -158,76 +129,48 @@ static void move_up(int *fd)
 
 static int watch_child(struct monitor *m, struct container *c, struct launch *launch)
 {
-	int result;
+	struct source *const sources[] = {&c->report, &c->out.source, &c->err.source};
+	int *const ends[] = {launch->report, launch->out, launch->err};
 
-	c->ends[0] = take_fd(&launch->report[1]);
-	c->ends[1] = take_fd(&launch->out[1]);
-	c->ends[2] = take_fd(&launch->err[1]);
+	if (launch->lean)
+		move_up(&c->log.fd);
+	for (int i = 0; i < 3; i++) {
+		if (launch->lean && i > 0)
+			move_up(&ends[i][0]);
+		sources[i]->fd = take_fd(&ends[i][0]);
+		c->ends[i] = take_fd(&ends[i][1]);
+		if (sources[i]->fd >= 0)
+			TRY(watch(m, sources[i], EPOLLIN));
+	}
 	if (!launch->lean)
 		close_ends(c);
-	c->report.fd = take_fd(&launch->report[0]);
-	result = watch(m, &c->report, EPOLLIN);
-	if (result < 0 || launch->out[0] < 0)
-		return result;
-	c->out.source.fd = take_fd(&launch->out[0]);
-	c->err.source.fd = take_fd(&launch->err[0]);
-	if (launch->lean) {
-		move_up(&c->out.source.fd);
-		move_up(&c->err.source.fd);
-		move_up(&c->log.fd);
-	}
-	result = watch(m, &c->out.source, EPOLLIN);
-	return result < 0 ? result : watch(m, &c->err.source, EPOLLIN);
+	return 0;
 }
 
-/* The receipt names the process before it can become the program: should the monitor die in
- * between, whoever comes next finds it there. */
-static int write_receipt(struct monitor *m, const struct container *c)
+/* The child is there: from here on a failure waits for its end. The receipt names the process
+ * before it can become the program: should the monitor die in between, whoever comes next finds
+ * it there. */
+static void follow_child(struct monitor *m, struct container *c, struct launch *launch)
 {
-	struct journal_record record = record_of(c, REC_RECEIPT);
-
-	record.code = MSG_START;
-	return journal_append(&m->journal, record);
-}
-
-/* The child is there: from here on a failure waits for its end. */
-static void follow_child(struct monitor *m, struct container *c, struct launch *launch,
-			 const struct request *request)
-{
-	const char *refused = NULL;
-	int receipt, result;
+	struct journal_record record;
+	int result;
 
 	table_set_pid(&m->table, c, launch->pid);
 	c->ticks = launch->ticks;
 	c->state = STATE_STARTING;
 	m->live++;
-	receipt = write_receipt(m, c);
+	record = record_of(c, REC_RECEIPT);
+	record.code = MSG_START;
+	result = journal_append(&m->journal, record);
+	if (result < 0)
+		launch_fail(launch, STAGE_JOURNAL, result, NULL);
 	result = watch_child(m, c, launch);
-	if (receipt < 0 || result < 0) {
-		fail_start(c, receipt < 0 ? -receipt : -result,
-			   receipt < 0 ? STAGE_JOURNAL : STAGE_STDIO, NULL);
-		return;
-	}
-	if (launch->joins)
-		refused = join_cgroups(request, launch->pid, &result);
-	if (refused)
-		fail_start(c, -result, STAGE_CGROUP, refused);
-	else
+	if (result < 0 && !launch->failure.error)
+		launch_fail(launch, STAGE_STDIO, result, NULL);
+	if (!launch->failure.error && launch_settle(launch) == 0)
 		launch_go(c->slot);
-}
-
-static void reset_run(struct container *c, const struct request *request)
-{
-	c->run = request->head.run;
-	c->starter = request->asker;
-	c->by_user = c->was_killed = false;
-	c->exit_flags = 0;
-	c->code = 0;
-	c->ticks = 0;
-	c->kill_at_ms = 0;
-	c->state = STATE_IDLE;
-	free(c->memory_dir);
-	c->memory_dir = find_memory_dir(request->body, request->body_bytes);
+	else
+		fail_start(c, &launch->failure);
 }
 
 int start_container(struct monitor *m, struct container *c, const void *data)
@@ -236,39 +179,40 @@ int start_container(struct monitor *m, struct container *c, const void *data)
 	struct launch launch __attribute__((cleanup(launch_clean))) = {
 	    .held = m->held,
 	    .shm_path = m->shm_path,
-	    .files = &m->files,
+	    .dirs = request->body,
+	    .dirs_bytes = request->body_bytes,
+	    .files = m->files,
+	    .hold = request->head.arg & START_HOLD,
 	    .monitor = getpid(),
+	    .start = -1,
 	    .cgroup = -1,
 	    .out = {-1, -1},
 	    .err = {-1, -1},
 	    .report = {-1, -1},
 	};
-	uint32_t stage = STAGE_CLONE;
-	int dirs = count_dirs(request), result;
+	const char *memory;
+	int dirs = read_dirs(request, &memory), result;
 
 	if (request->fd < 0 || request->head.arg & ~START_ALL || dirs < 0 ||
 	    (request->head.arg & START_UNIFIED && dirs > 1))
 		return -EPROTO;
 	if (m->is_removing || c->is_removing)
 		return -ECANCELED;
-	reset_run(c, request);
-	c->slot = launch.slot = take_slot(m);
-	result = c->slot ? prepare_launch(&launch, c, request, &stage) : -EAGAIN;
+	process_begins(c, request);
+	c->state = STATE_IDLE;
+	free(c->memory_dir);
+	c->memory_dir = memory ? strdup(memory) : NULL;
+	result = prepare_launch(m, c, &launch, request);
 	if (result == 0) {
-		stage = STAGE_CLONE;
-		launch.lean = m->live >= LEAN_FROM && launch.out[1] < KEEP_FDS &&
-			      launch.err[1] < KEEP_FDS && launch.report[1] < KEEP_FDS;
-		result = launch_clone(&launch);
+		follow_child(m, c, &launch);
+		return LATER;
 	}
-	if (result == 0) {
-		follow_child(m, c, &launch, request);
-		return 0;
-	}
-	free_slot(c);
+	launch.failure.error = -result;
+	close_report(m, c);
 	log_close(&c->log);
-	fail_start(c, -result, stage, stage == OP_LOG ? launch.plan.log_path : NULL);
+	fail_start(c, &launch.failure);
 	finish_failed_start(m, c);
-	return 0;
+	return LATER;
 }
 
 /* The end of the report: exec succeeded if only exec was left, else the child was killed. */
@@ -282,7 +226,7 @@ static void report_ended(struct monitor *m, struct container *c)
 	if (stage & STAGE_AT_EXEC)
 		dispatch(m, c, EVENT_EXECED, NULL);
 	else if (c->state == STATE_STARTING)
-		fail_start(c, EIO, stage, "the process was killed while it was set up");
+		fail_early(c, stage);
 }
 
 void read_report(struct monitor *m, void *owner, uint32_t events)
@@ -292,9 +236,12 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 	(void)events;
 	while (c->report.fd >= 0) {
 		struct report report;
-		ssize_t n = read(c->report.fd, &report, sizeof(report));
+		cleanup_fd int passed = -1;
+		bool is_cut;
+		ssize_t n =
+		    receive_message(c->report.fd, &report, sizeof(report), &passed, &is_cut);
 
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		if (n == -EAGAIN || n == -EINTR)
 			return;
 		if (n != (ssize_t)sizeof(report)) {
 			report_ended(m, c);
@@ -303,8 +250,13 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 		report.detail[sizeof(report.detail) - 1] = '\0';
 		/* It has a table of its own now. */
 		close_ends(c);
-		if (report.stage == STAGE_AT_EXEC)
-			continue;
-		dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
+		if (report.stage == OP_TERMINAL && passed >= 0) {
+			/* Its output goes the way of a pipe's. */
+			unwatch(m, &c->out.source);
+			fcntl(passed, F_SETFL, O_RDWR | O_NONBLOCK);
+			c->out.source.fd = take_fd(&passed);
+			watch(m, &c->out.source, EPOLLIN);
+		} else if (report.stage != STAGE_AT_EXEC)
+			dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
 	}
 }

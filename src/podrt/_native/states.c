@@ -1,16 +1,81 @@
-/* What each event does in each state: the table at the end is the life of a container here. */
+/* The containers of the group, and what each event does in each state: the table at the end is
+ * the life of a container here. */
 #include "monitor.h"
+
+/* IDs are random: any byte of one is a hash of it. */
+struct container *table_find(const struct table *table, const uint8_t *id)
+{
+	struct container *c = table->by_id[id[0] % BUCKETS];
+
+	while (c && memcmp(c->id, id, ID_BYTES) != 0)
+		c = c->next_by_id;
+	return c;
+}
+
+struct container *table_find_pid(const struct table *table, pid_t pid)
+{
+	struct container *c = table->by_pid[(uint32_t)pid % BUCKETS];
+
+	while (c && c->pid != pid)
+		c = c->next_by_pid;
+	return c;
+}
+
+struct container *table_add(struct table *table, const uint8_t *id)
+{
+	struct container **bucket = &table->by_id[id[0] % BUCKETS];
+	struct container *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	memcpy(c->id, id, ID_BYTES);
+	c->log.fd = -1;
+	for (int i = 0; i < 3; i++)
+		c->ends[i] = -1;
+	c->report = (struct source){read_report, -1, c};
+	c->pidfd = (struct source){pidfd_event, -1, c};
+	c->out = (struct stream){{stream_event, -1, &c->out}, &c->log, "stdout", NULL, 0};
+	c->err = (struct stream){{stream_event, -1, &c->err}, &c->log, "stderr", NULL, 0};
+	c->next_by_id = *bucket;
+	*bucket = c;
+	return c;
+}
+
+/* 0: no process any more. */
+void table_set_pid(struct table *table, struct container *c, pid_t pid)
+{
+	struct container **at = &table->by_pid[(uint32_t)pid % BUCKETS];
+
+	UNCHAIN(&table->by_pid[(uint32_t)c->pid % BUCKETS], c, next_by_pid);
+	c->pid = pid;
+	if (pid == 0)
+		return;
+	c->next_by_pid = *at;
+	*at = c;
+}
+
+void table_remove(struct table *table, struct container *c)
+{
+	table_set_pid(table, c, 0);
+	UNCHAIN(&table->by_id[c->id[0] % BUCKETS], c, next_by_id);
+	free(c->memory_dir);
+}
+
+struct journal_record record_for(const uint8_t *id, enum record_kind kind)
+{
+	struct journal_record record = {.kind = (uint16_t)kind};
+
+	memcpy(record.id, id, ID_BYTES);
+	return record;
+}
 
 struct journal_record record_of(const struct container *c, enum record_kind kind)
 {
-	struct journal_record record = {
-	    .kind = (uint16_t)kind,
-	    .run = c->run,
-	    .pid = c->pid,
-	    .start_ticks = c->ticks,
-	};
+	struct journal_record record = record_for(c->id, kind);
 
-	memcpy(record.id, c->id, ID_BYTES);
+	record.run = c->run;
+	record.pid = c->pid;
+	record.start_ticks = c->ticks;
 	return record;
 }
 
@@ -20,23 +85,16 @@ int signal_container(const struct container *c, int sig)
 	if (c->pid <= 0)
 		return -ESRCH;
 	if (c->pidfd.fd >= 0)
-		return k_pidfd_signal(c->pidfd.fd, sig);
-	return kill(c->pid, sig) < 0 ? -errno : 0;
-}
-
-static bool asks_to_end(int sig)
-{
-	return sig == SIGTERM || sig == SIGKILL || sig == SIGINT || sig == SIGQUIT;
+		return K(pidfd_send_signal, c->pidfd.fd, sig, NULL, 0);
+	return checked(kill(c->pid, sig));
 }
 
 void answer_about(struct monitor *m, const struct container *c, struct asker asker,
 		  struct wire_head head)
 {
-	struct reply reply = {.head = head};
-
-	reply.head.run = c->run;
-	memcpy(reply.head.id, c->id, ID_BYTES);
-	reply_to(m, asker, reply);
+	head.run = c->run;
+	memcpy(head.id, c->id, ID_BYTES);
+	reply(m, asker, head, NULL, 0);
 }
 
 void answer_started(struct monitor *m, struct container *c, uint16_t type)
@@ -46,6 +104,18 @@ void answer_started(struct monitor *m, struct container *c, uint16_t type)
 	c->starter = (struct asker){0};
 }
 
+/* What is known of the last run is forgotten. */
+void process_begins(struct container *c, const struct request *request)
+{
+	c->run = request->head.run;
+	c->starter = request->asker;
+	c->by_user = c->was_killed = false;
+	c->exit_flags = 0;
+	c->code = 0;
+	c->ticks = 0;
+	c->kill_at_ms = 0;
+}
+
 /* It stands before exec (then there is a report) or has done it. A fact that cannot be journaled
  * is none: the process goes again. */
 static int on_progress(struct monitor *m, struct container *c, const void *report)
@@ -53,7 +123,7 @@ static int on_progress(struct monitor *m, struct container *c, const void *repor
 	int result = journal_append(&m->journal, record_of(c, report ? REC_CREATED : REC_STARTED));
 
 	if (result < 0) {
-		fail_start(c, -result, STAGE_JOURNAL, NULL);
+		fail_start(c, &(struct report){.stage = STAGE_JOURNAL, .error = -result});
 		return 0;
 	}
 	c->state = report ? STATE_HELD : STATE_RUNNING;
@@ -61,12 +131,10 @@ static int on_progress(struct monitor *m, struct container *c, const void *repor
 	return 0;
 }
 
-static int on_refused(struct monitor *m, struct container *c, const void *data)
+static int on_refused(struct monitor *m, struct container *c, const void *report)
 {
-	const struct report *report = data;
-
 	(void)m;
-	fail_start(c, report->error, report->stage, report->detail);
+	fail_start(c, report);
 	return 0;
 }
 
@@ -78,21 +146,20 @@ static int on_release(struct monitor *m, struct container *c, const void *data)
 	c->starter = request->asker;
 	c->state = STATE_STARTING;
 	launch_go(c->slot);
-	return 0;
+	return LATER;
 }
 
 static int on_signal(struct monitor *m, struct container *c, const void *data)
 {
-	const struct request *request = data;
-	int sig = request->head.arg, result;
+	const int sig = ((const struct request *)data)->head.arg;
 
+	(void)m;
 	if (sig < 0 || sig > SIGRTMAX)
 		return -EINVAL;
-	result = signal_container(c, sig);
-	if (result < 0)
-		return result;
-	c->by_user = c->by_user || asks_to_end(sig);
-	reply_ok(m, request);
+	TRY(signal_container(c, sig));
+	/* One of those that ask a program to end. */
+	if (sig == SIGTERM || sig == SIGKILL || sig == SIGINT || sig == SIGQUIT)
+		c->by_user = true;
 	return 0;
 }
 
@@ -100,15 +167,14 @@ static int on_signal(struct monitor *m, struct container *c, const void *data)
 static int on_cancel(struct monitor *m, struct container *c, const void *data)
 {
 	const struct request *request = data;
-	int result;
 
 	(void)m;
-	result = add_waiter(c, request->asker, true);
-	if (result < 0)
-		return result;
+	TRY(add_waiter(c, request->asker, true));
 	c->by_user = c->was_killed = true;
-	fail_start(c, ECANCELED, STAGE_CANCEL, "stopped while it was starting");
-	return 0;
+	fail_start(c, &(struct report){.stage = STAGE_CANCEL,
+				       .error = ECANCELED,
+				       .detail = "stopped while it was starting"});
+	return LATER;
 }
 
 static void kill_now(struct container *c)
@@ -138,14 +204,13 @@ static int on_stop(struct monitor *m, struct container *c, const void *data)
 	struct journal_record record = record_of(c, REC_STOPPING);
 	bool is_first = c->state != STATE_STOPPING;
 	bool at_once = request->head.a == 0 || c->state == STATE_HELD;
-	int result;
 
 	record.code = request->head.arg;
 	if (is_first && (record.code < 0 || record.code > SIGRTMAX))
 		return -EINVAL;
-	result = add_waiter(c, request->asker, true);
-	if (result < 0 || c->was_killed)
-		return result;
+	TRY(add_waiter(c, request->asker, true));
+	if (c->was_killed)
+		return LATER;
 	if (is_first)
 		journal_append(&m->journal, record);
 	c->by_user = true;
@@ -156,62 +221,43 @@ static int on_stop(struct monitor *m, struct container *c, const void *data)
 		set_deadline(m, c, request->head.a);
 	if (is_first && !at_once)
 		signal_container(c, record.code);
-	return 0;
+	return LATER;
 }
 
 static int on_wait(struct monitor *m, struct container *c, const void *data)
 {
 	const struct request *request = data;
-	int result;
 
-	result = add_waiter(c, request->asker, request->head.type == MSG_STOP);
-	if (result == 0 && c->state == STATE_EXITED)
+	TRY(add_waiter(c, request->asker, request->head.type == MSG_STOP));
+	if (c->state == STATE_EXITED)
 		answer_waiters(m, c);
-	return result;
-}
-
-/* Killed by somebody else while it was set up: its report has ended, or will not come. */
-static int on_gone_early(struct monitor *m, struct container *c, const void *data)
-{
-	fail_start(c, EIO, STAGE_SETUP, "the process was killed while it was set up");
-	return record_exit(m, c, data);
-}
-
-static void unlist(struct monitor *m, struct container *c)
-{
-	struct container **at = &m->stopping;
-
-	while (*at && *at != c)
-		at = &(*at)->next_stopping;
-	if (*at)
-		*at = c->next_stopping;
-	c->is_listed = false;
+	return LATER;
 }
 
 static int on_forget(struct monitor *m, struct container *c, const void *data)
 {
-	int result = journal_append(&m->journal, record_of(c, REC_FORGOTTEN));
-
-	if (result < 0)
-		return result;
-	reply_ok(m, data);
-	unlist(m, c);
+	TRY(journal_append(&m->journal, record_of(c, REC_FORGOTTEN)));
+	(void)data;
+	UNCHAIN(&m->stopping, c, next_stopping);
 	log_close(&c->log);
 	table_remove(&m->table, c);
 	bury(m, &c->grave);
 	return 0;
 }
 
-/* Also takes those off the list that have ended meanwhile. */
-void kill_overdue(struct monitor *m)
+/* Also takes those off the list that have ended meanwhile. Returns when the next is due; -1: none.
+ */
+int64_t kill_overdue(struct monitor *m)
 {
+	const int64_t now = m->stopping ? now_ms() : 0;
 	struct container **at = &m->stopping;
-	int64_t now = m->stopping ? now_ms() : 0;
+	int64_t next = -1;
 
 	while (*at) {
 		struct container *c = *at;
 
 		if (c->kill_at_ms > now) {
+			next = next < 0 || c->kill_at_ms < next ? c->kill_at_ms : next;
 			at = &c->next_stopping;
 			continue;
 		}
@@ -220,60 +266,30 @@ void kill_overdue(struct monitor *m)
 		if (c->kill_at_ms != 0)
 			kill_now(c);
 	}
-}
-
-/* -1: none. */
-int64_t next_kill_ms(const struct monitor *m)
-{
-	int64_t next = -1;
-
-	for (const struct container *c = m->stopping; c; c = c->next_stopping)
-		if (c->kill_at_ms && (next < 0 || c->kill_at_ms < next))
-			next = c->kill_at_ms;
 	return next;
 }
 
-static handler *const table[STATE_COUNT][EVENT_COUNT] = {
-    [STATE_IDLE] = {[EVENT_START] = start_container,
-		    [EVENT_ADOPT] = adopt_container,
-		    [EVENT_FORGET] = on_forget},
-    [STATE_STARTING] = {[EVENT_STOP] = on_cancel,
-			[EVENT_WAIT] = on_wait,
-			[EVENT_READY] = on_progress,
-			[EVENT_REFUSED] = on_refused,
-			[EVENT_EXECED] = on_progress,
-			[EVENT_GONE] = on_gone_early},
-    [STATE_HELD] = {[EVENT_RELEASE] = on_release,
-		    [EVENT_SIGNAL] = on_signal,
-		    [EVENT_STOP] = on_stop,
-		    [EVENT_WAIT] = on_wait,
-		    [EVENT_REFUSED] = on_refused,
-		    [EVENT_GONE] = record_exit},
-    [STATE_RUNNING] = {[EVENT_SIGNAL] = on_signal,
-		       [EVENT_STOP] = on_stop,
-		       [EVENT_WAIT] = on_wait,
-		       [EVENT_GONE] = record_exit},
-    [STATE_STOPPING] = {[EVENT_SIGNAL] = on_signal,
-			[EVENT_STOP] = on_stop,
-			[EVENT_WAIT] = on_wait,
-			[EVENT_GONE] = record_exit},
-    [STATE_FAILING] = {[EVENT_STOP] = on_wait, [EVENT_WAIT] = on_wait, [EVENT_GONE] = record_exit},
-    [STATE_EXITED] = {[EVENT_START] = start_container,
-		      [EVENT_ADOPT] = adopt_container,
-		      [EVENT_WAIT] = on_wait,
-		      [EVENT_FORGET] = on_forget},
-};
-
-/* What an event that a state has no use for is told. */
-static const int refusals[EVENT_COUNT] = {
-    [EVENT_START] = -EEXIST, [EVENT_RELEASE] = -ESRCH, [EVENT_SIGNAL] = -ESRCH,
-    [EVENT_STOP] = -ESRCH,   [EVENT_WAIT] = -ESRCH,    [EVENT_FORGET] = -EBUSY,
-    [EVENT_ADOPT] = -EEXIST,
+/* In the order of the states; what is missing is refused. */
+static const struct {
+	handler *in[STATE_COUNT];
+	int refusal; /* what the event is told in a state that has no use for it */
+} events[EVENT_COUNT] = {
+    [EVENT_START] = {{[STATE_IDLE] = start_container, [STATE_EXITED] = start_container}, -EEXIST},
+    [EVENT_ADOPT] = {{[STATE_IDLE] = adopt_container, [STATE_EXITED] = adopt_container}, -EEXIST},
+    [EVENT_FORGET] = {{[STATE_IDLE] = on_forget, [STATE_EXITED] = on_forget}, -EBUSY},
+    [EVENT_RELEASE] = {{[STATE_HELD] = on_release}, -ESRCH},
+    [EVENT_SIGNAL] = {{NULL, NULL, on_signal, on_signal, on_signal}, -ESRCH},
+    [EVENT_STOP] = {{NULL, on_cancel, on_stop, on_stop, on_stop, on_wait}, -ESRCH},
+    [EVENT_WAIT] = {{NULL, on_wait, on_wait, on_wait, on_wait, on_wait, on_wait}, -ESRCH},
+    [EVENT_READY] = {{[STATE_STARTING] = on_progress}, 0},
+    [EVENT_EXECED] = {{[STATE_STARTING] = on_progress}, 0},
+    [EVENT_REFUSED] = {{[STATE_STARTING] = on_refused, [STATE_HELD] = on_refused}, 0},
+    [EVENT_GONE] = {{NULL, record_exit, record_exit, record_exit, record_exit, record_exit}, 0},
 };
 
 int dispatch(struct monitor *m, struct container *c, enum event event, const void *data)
 {
-	handler *act = table[c->state][event];
+	handler *act = events[event].in[c->state];
 
-	return act ? act(m, c, data) : refusals[event];
+	return act ? act(m, c, data) : events[event].refusal;
 }

@@ -6,7 +6,7 @@
 
 #define WIRE_VERSION 1
 #define JOURNAL_VERSION 1
-#define PLAN_VERSION 1
+#define PLAN_VERSION 2
 
 #define ID_BYTES 32
 #define WIRE_MAX_BODY (64u << 10)
@@ -43,7 +43,8 @@ enum message_type {
 	MSG_FAILED = 65,
 	MSG_CREATED = 66,
 	MSG_STARTED = 67,
-	MSG_EXITED = 68
+	MSG_EXITED = 68,
+	MSG_TERMINAL = 69 /* of the launcher: a terminal's master comes with it */
 };
 
 enum start_flag {
@@ -113,33 +114,10 @@ struct op_head {
 _Static_assert(sizeof(struct op_head) == 8, "an operation head has 8 bytes");
 
 enum op_code {
-	OP_SETNS = 1,
-	OP_ROOT_OVERLAY = 2,
-	OP_ROOT_BIND = 3,
-	OP_MOUNT = 4,
-	OP_BIND = 5,
-	OP_POD_SHM = 6,
-	OP_DEVICE = 7,
-	OP_SYMLINK = 8,
-	OP_MASK = 9,
-	OP_READONLY = 10,
-	OP_PIVOT = 11,
-	OP_HOSTNAME = 12,
-	OP_DOMAINNAME = 13,
-	OP_SYSCTL = 14,
-	OP_RLIMIT = 15,
-	OP_OOM_SCORE = 16,
-	OP_UMASK = 17,
-	OP_USER = 18,
-	OP_CAPS = 19,
-	OP_NO_NEW_PRIVS = 20,
-	OP_SECCOMP = 21,
-	OP_KEYRING = 22,
-	OP_CWD = 23,
-	OP_EXEC = 24,
-	OP_LOG = 25,
-	OP_PROPAGATION = 26,
-	OP_COUNT = 27
+#define OP(code, name, ...) OP_##name = (code),
+#include "ops.h"
+#undef OP
+	OP_COUNT = 42
 };
 
 /* Stages of a start that are no operation of the plan; a failure names one or the other. */
@@ -153,13 +131,23 @@ enum start_stage {
 	STAGE_CANCEL = 106,  /* stopped while it was starting */
 };
 
+/* Fields and flags of operations. A bind may also hold MS_SHARED and the like, and MS_REC. */
 enum bind_flag {
 	BIND_RECURSIVE = 1,
 	BIND_MAKE_FILE = 2,
 	BIND_MAKE_DIRECTORY = 4,
-	BIND_ATTRS_RECURSIVE = 8
+	BIND_ATTRS_RECURSIVE = 8,
+	BIND_MAP_RECURSIVE = 16
 };
-
-/* A flag of OP_READONLY: the path is a mount of the plan, and what lies below it keeps its own
- * attributes. */
-#define READONLY_IN_PLACE 1
+#define FLAG_READONLY_IN_PLACE 1 /* READONLY: a mount of the plan; what lies below it stays */
+#define FLAG_READONLY_ROOT 1     /* PIVOT */
+#define FLAG_MAPPED 1            /* ROOT_*: seen through the plan's IDMAP */
+#define FLAG_COPY_UP 1           /* MOUNT: starts with what the directory holds */
+#define FLAG_MAKE 1              /* CWD: made if it is missing */
+#define FLAG_INITIAL 1           /* AFFINITY: before everything else */
+#define HOOK_RUNTIME 1           /* prestart and createRuntime: the caller runs them */
+#define HOOK_CREATE_CONTAINER 3
+#define HOOK_START_CONTAINER 4
+#define STDIO_KEEP 1
+#define MOUNT_ATTR_BELOW 1 /* and on all mounts below it */
+#define PLAN_TERMINAL 1    /* a flag of the header: there is a terminal */

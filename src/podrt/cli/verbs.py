@@ -112,6 +112,9 @@ def overview(group: str = "") -> str:
     }
     width = max(len(path) for path in shown)
     lines = [f"  {path:<{width}}  {verb.summary}" for path, verb in shown.items()]
+    if not group:
+        # It has a command line of its own (oci.py): runc's.
+        lines.append(f"  {'oci':<{width}}  Be an OCI runtime for other container managers")
     flags = "  --root DIR  --runroot DIR  --cgroup-manager cgroupfs|disabled  --engine native"
     return "\n".join(
         ["Run pods: groups of containers that live together.", "", "Commands:", *lines, "",

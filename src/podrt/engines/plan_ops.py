@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 from podrt.errors import InvalidConfig, LimitReached
 
 MAGIC = b"podrtpl1"
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 MAX_BYTES = 4 << 20
 HEADER = struct.Struct("=8s6I")
 _HEAD = struct.Struct("=HHI")
@@ -55,9 +55,23 @@ class OpCode(enum.IntEnum):
     EXEC = 24
     LOG = 25
     PROPAGATION = 26
+    TERMINAL = 27
+    APPARMOR = 28
+    SELINUX = 29
+    IOPRIO = 30
+    SCHED = 31
+    AFFINITY = 32
+    PERSONALITY = 33
+    TIMENS = 34
+    IDMAP_BIND = 35
+    HOOKS = 36
+    NOTIFY = 37
+    STDIO = 39
+    IDMAP = 40
+    MOUNT_ATTR = 41
 
 
-# The fields of each operation: u32 u, u64 q, string s, list of strings l, list of u32 g.
+# The fields of each operation: u32 u, u64 q, string s, list of strings l, list of u32 g, bytes b.
 LAYOUTS: dict[OpCode, str] = {
     OpCode.SETNS: "us",
     OpCode.ROOT_OVERLAY: "lssl",
@@ -85,8 +99,21 @@ LAYOUTS: dict[OpCode, str] = {
     OpCode.EXEC: "ll",
     OpCode.LOG: "sq",
     OpCode.PROPAGATION: "q",
+    OpCode.TERMINAL: "uus",
+    OpCode.APPARMOR: "s",
+    OpCode.SELINUX: "s",
+    OpCode.IOPRIO: "uu",
+    OpCode.SCHED: "uuuqqqq",
+    OpCode.AFFINITY: "b",
+    OpCode.PERSONALITY: "q",
+    OpCode.TIMENS: "uqu",
+    OpCode.IDMAP_BIND: "ssqquss",
+    OpCode.HOOKS: "usllus",
+    OpCode.NOTIFY: "ss",
+    OpCode.STDIO: "uu",
+    OpCode.IDMAP: "ssu",
+    OpCode.MOUNT_ATTR: "sqqu",
 }
-
 # What a failure is called; operations by their code, then the steps that are none.
 _STAGES = {
     OpCode.SETNS: "join namespace",
@@ -115,6 +142,20 @@ _STAGES = {
     OpCode.EXEC: "exec",
     OpCode.LOG: "open log",
     OpCode.PROPAGATION: "set mount propagation",
+    OpCode.TERMINAL: "set up terminal",
+    OpCode.APPARMOR: "set AppArmor profile",
+    OpCode.SELINUX: "set SELinux label",
+    OpCode.IOPRIO: "set I/O priority",
+    OpCode.SCHED: "set scheduler",
+    OpCode.AFFINITY: "set CPU affinity",
+    OpCode.PERSONALITY: "set personality",
+    OpCode.TIMENS: "set clock offset",
+    OpCode.IDMAP_BIND: "bind mount",
+    OpCode.HOOKS: "run hook",
+    OpCode.NOTIFY: "send seccomp listener",
+    OpCode.STDIO: "set up standard streams",
+    OpCode.IDMAP: "map IDs",
+    OpCode.MOUNT_ATTR: "set mount attributes",
     100: "read plan",
     101: "make pipes",
     102: "clone",
@@ -124,7 +165,7 @@ _STAGES = {
     106: "start cancelled",
 }
 
-Field: TypeAlias = "int | str | tuple[str, ...] | tuple[int, ...]"
+Field: TypeAlias = "int | str | bytes | tuple[str, ...] | tuple[int, ...]"
 
 
 class Op(NamedTuple):
@@ -186,6 +227,9 @@ def _encode_field(parts: list[bytes], kind: str, value: Field) -> None:
                 parts.append(_U32.pack(item))
             else:
                 _encode_text(parts, item)
+    elif kind == "b" and isinstance(value, bytes):
+        parts.append(_U32.pack(len(value)))
+        parts.append(value)
     else:
         raise TypeError(f"a field of kind {kind!r} cannot be {value!r}")
 
@@ -206,8 +250,9 @@ def decode_plan(data: bytes) -> Plan:
     magic, version, total, count, clone_flags, flags, reserved = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise _bad(0, "no plan")
-    if version != PLAN_VERSION:
-        raise _bad(8, f"version {version} is not {PLAN_VERSION}")
+    # Every later version only added to the first.
+    if not 1 <= version <= PLAN_VERSION:
+        raise _bad(8, f"version {version} is newer than {PLAN_VERSION}")
     if total != len(data) or reserved != 0:
         raise _bad(12, "its header does not fit its size")
     ops = []
@@ -284,19 +329,31 @@ class _Reader:
             return self._text()
         if kind == "l":
             return tuple(self._text() for _ in range(self._count(5)))
+        if kind == "b":
+            return self._take(self._u32())
         return tuple(self._u32() for _ in range(self._count(4)))
 
 
 _CLONE_NAMES = {
+    0x00000080: "time",
     0x00020000: "mount",
     0x02000000: "cgroup",
     0x04000000: "uts",
     0x08000000: "ipc",
+    0x10000000: "user",
     0x20000000: "pid",
     0x40000000: "net",
 }
 # Which fields of an operation are numbers that people read in base 16, or base 8.
-_HEX_FIELDS = {OpCode.MOUNT, OpCode.BIND, OpCode.CAPS, OpCode.PROPAGATION}
+_HEX_FIELDS = {
+    OpCode.MOUNT,
+    OpCode.BIND,
+    OpCode.IDMAP_BIND,
+    OpCode.MOUNT_ATTR,
+    OpCode.CAPS,
+    OpCode.PROPAGATION,
+    OpCode.PERSONALITY,
+}
 _MODE_FIELD = {OpCode.UMASK: 0, OpCode.DEVICE: 4}
 
 
@@ -327,12 +384,16 @@ def _describe_op(op: Op) -> str:
 def _describe_field(code: OpCode, index: int, value: Field) -> str:
     if isinstance(value, str):
         return _quoted(value)
+    if isinstance(value, bytes):
+        return value.hex() or "-"
     if isinstance(value, tuple):
         return f"[{' '.join(_quoted(str(item)) for item in value)}]"
     if code is OpCode.SETNS:
         return _flag_names(value)
-    if code is OpCode.OOM_SCORE:
+    if code is OpCode.OOM_SCORE or (code is OpCode.SCHED and index == 1):
         return str(signed_32(value))
+    if code is OpCode.TIMENS and index == 1:
+        return str(signed_64(value))
     if code is OpCode.DEVICE and index == 1:
         return chr(value) if 32 < value < 127 else str(value)
     if _MODE_FIELD.get(code) == index:
@@ -352,6 +413,16 @@ def signed_32(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
+def signed_64(value: int) -> int:
+    """The number whose 64-bit two's complement `value` is."""
+    return value - (1 << 64) if value >> 63 else value
+
+
 def unsigned_32(value: int) -> int:
     """The 32-bit two's complement of `value`."""
     return value & 0xFFFFFFFF
+
+
+def unsigned_64(value: int) -> int:
+    """The 64-bit two's complement of `value`."""
+    return value & 0xFFFFFFFFFFFFFFFF

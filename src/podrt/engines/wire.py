@@ -1,7 +1,9 @@
 """The messages between podrt and a monitor: the Python twin of _native/wire.h.
 
 Shape: every message is a 64-byte head in native byte order, then a body of at most 64 KiB.
-A test compares the numbers here with those the C compiler sees.
+A test compares the numbers here with those the C compiler sees. `podrt-monitor launch`, which makes
+a process without a monitor, speaks the same messages on its sockets; _native/standalone.c says
+which, and when.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class Kind(enum.IntEnum):
     CREATED = 66
     STARTED = 67
     EXITED = 68
+    TERMINAL = 69
 
 
 class Message(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 
 from podrt._fast import calls
 
@@ -26,7 +25,7 @@ def write_atomically(path: str, data: bytes, mode: int = 0o600, *, fsync: bool =
     directory, name = os.path.split(path)
     dir_fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        beside = f".{name[:200]}.{secrets.token_hex(8)}"
+        beside = f".{name[:200]}.{os.urandom(8).hex()}"
         try:
             _write_new(dir_fd, beside, data, mode, fsync=fsync)
             os.rename(beside, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)

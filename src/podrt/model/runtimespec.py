@@ -7,14 +7,26 @@ Source: https://github.com/opencontainers/runtime-spec (config.md, config-linux.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from podrt.errors import InvalidConfig
 
 OCI_VERSION = "1.2.0"
+MAX_BYTES = 8 << 20
+"""A document longer than this is refused: a plan may have half of it."""
+NO_NUMBER = -1
+"""The major or minor number of a device that has none."""
+
+# What a number may be in a document. Unsigned numbers of 64 bits have no bound here that msgspec
+# could hold: whoever uses one has it checked.
+_I32: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 31) - 1)]
+_I64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+_U16: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 16) - 1)]
+_U32: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
+_U64: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
 def _always(value: Any) -> Any:
@@ -29,17 +41,17 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 class Box(Value, frozen=True, kw_only=True):
     """A terminal's size in characters."""
 
-    height: int = 0
-    width: int = 0
+    height: _U64 = 0
+    width: _U64 = 0
 
 
 class User(Value, frozen=True, kw_only=True):
     """Who the process is, in the container's IDs."""
 
-    uid: int = _always(0)
-    gid: int = _always(0)
-    umask: int | None = None
-    additional_gids: tuple[int, ...] = ()
+    uid: _U32 = _always(0)
+    gid: _U32 = _always(0)
+    umask: _U32 | None = None
+    additional_gids: tuple[_U32, ...] = ()
     username: str = ""
 
 
@@ -57,27 +69,27 @@ class Rlimit(Value, frozen=True, kw_only=True):
     """A resource limit by its full name (RLIMIT_NOFILE)."""
 
     type: str
-    hard: int
-    soft: int
+    hard: _U64
+    soft: _U64
 
 
 class IoPriority(Value, frozen=True, kw_only=True):
     """ioprio_set(2)."""
 
     class_: str = msgspec.field(name="class", default="")
-    priority: int = 0
+    priority: _I32 = 0
 
 
 class Scheduler(Value, frozen=True, kw_only=True):
     """sched_setattr(2). Units: `runtime`, `deadline` and `period` in nanoseconds."""
 
     policy: str = ""
-    nice: int = 0
-    priority: int = 0
+    nice: _I32 = 0
+    priority: _I32 = 0
     flags: tuple[str, ...] = ()
-    runtime: int = 0
-    deadline: int = 0
-    period: int = 0
+    runtime: _U64 = 0
+    deadline: _U64 = 0
+    period: _U64 = 0
 
 
 class CpuAffinity(Value, frozen=True, kw_only=True):
@@ -94,13 +106,14 @@ class Process(Value, frozen=True, kw_only=True):
     console_size: Box | None = None
     user: User = _always(User())
     args: tuple[str, ...] = ()
+    command_line: str = ""
     env: tuple[str, ...] = ()
     cwd: str = _always("/")
     capabilities: Capabilities | None = None
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = False
     apparmor_profile: str = ""
-    oom_score_adj: int | None = None
+    oom_score_adj: _I64 | None = None
     selinux_label: str = ""
     io_priority: IoPriority | None = None
     scheduler: Scheduler | None = None
@@ -117,9 +130,9 @@ class Root(Value, frozen=True, kw_only=True):
 class IdMapping(Value, frozen=True, kw_only=True):
     """One range of IDs: `size` IDs from `container_id` are those from `host_id`."""
 
-    container_id: int = msgspec.field(name="containerID")
-    host_id: int = msgspec.field(name="hostID")
-    size: int = 0
+    container_id: _U32 = msgspec.field(name="containerID")
+    host_id: _U32 = msgspec.field(name="hostID")
+    size: _U32 = 0
 
 
 class Mount(Value, frozen=True, kw_only=True):
@@ -139,7 +152,7 @@ class Hook(Value, frozen=True, kw_only=True):
     path: str
     args: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
-    timeout: int | None = None
+    timeout: _I64 | None = None
 
 
 class Hooks(Value, frozen=True, kw_only=True):
@@ -163,8 +176,8 @@ class Namespace(Value, frozen=True, kw_only=True):
 class TimeOffset(Value, frozen=True, kw_only=True):
     """An offset of a clock in a time namespace."""
 
-    secs: int = 0
-    nanosecs: int = 0
+    secs: _I64 = 0
+    nanosecs: _U32 = 0
 
 
 class Device(Value, frozen=True, kw_only=True):
@@ -172,11 +185,11 @@ class Device(Value, frozen=True, kw_only=True):
 
     type: str
     path: str
-    major: int = 0
-    minor: int = 0
-    file_mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
+    major: _I64 = NO_NUMBER
+    minor: _I64 = NO_NUMBER
+    file_mode: _U32 | None = None
+    uid: _U32 | None = None
+    gid: _U32 | None = None
 
 
 class DeviceRule(Value, frozen=True, kw_only=True):
@@ -184,20 +197,20 @@ class DeviceRule(Value, frozen=True, kw_only=True):
 
     allow: bool = _always(False)
     type: str = "a"
-    major: int | None = None
-    minor: int | None = None
+    major: _I64 | None = None
+    minor: _I64 | None = None
     access: str = ""
 
 
 class Memory(Value, frozen=True, kw_only=True):
     """Memory limits in bytes; `swap` is memory plus swap."""
 
-    limit: int | None = None
-    reservation: int | None = None
-    swap: int | None = None
-    kernel: int | None = None
-    kernel_tcp: int | None = msgspec.field(name="kernelTCP", default=None)
-    swappiness: int | None = None
+    limit: _I64 | None = None
+    reservation: _I64 | None = None
+    swap: _I64 | None = None
+    kernel: _I64 | None = None
+    kernel_tcp: _I64 | None = msgspec.field(name="kernelTCP", default=None)
+    swappiness: _U64 | None = None
     disable_oom_killer: bool | None = msgspec.field(name="disableOOMKiller", default=None)
     use_hierarchy: bool | None = None
     check_before_update: bool | None = None
@@ -206,45 +219,45 @@ class Memory(Value, frozen=True, kw_only=True):
 class Cpu(Value, frozen=True, kw_only=True):
     """CPU limits; times in microseconds."""
 
-    shares: int | None = None
-    quota: int | None = None
-    burst: int | None = None
-    period: int | None = None
-    realtime_runtime: int | None = None
-    realtime_period: int | None = None
+    shares: _U64 | None = None
+    quota: _I64 | None = None
+    burst: _U64 | None = None
+    period: _U64 | None = None
+    realtime_runtime: _I64 | None = None
+    realtime_period: _U64 | None = None
     cpus: str = ""
     mems: str = ""
-    idle: int | None = None
+    idle: _I64 | None = None
 
 
 class Pids(Value, frozen=True, kw_only=True):
     """The highest number of tasks; -1 is unlimited."""
 
-    limit: int
+    limit: _I64
 
 
 class WeightDevice(Value, frozen=True, kw_only=True):
     """A block device's weight."""
 
-    major: int
-    minor: int
-    weight: int | None = None
-    leaf_weight: int | None = None
+    major: _I64
+    minor: _I64
+    weight: _U16 | None = None
+    leaf_weight: _U16 | None = None
 
 
 class ThrottleDevice(Value, frozen=True, kw_only=True):
     """A block device's highest rate, in bytes or operations a second."""
 
-    major: int
-    minor: int
-    rate: int
+    major: _I64
+    minor: _I64
+    rate: _U64
 
 
 class BlockIo(Value, frozen=True, kw_only=True):
     """Block device limits."""
 
-    weight: int | None = None
-    leaf_weight: int | None = None
+    weight: _U16 | None = None
+    leaf_weight: _U16 | None = None
     weight_device: tuple[WeightDevice, ...] = ()
     throttle_read_bps_device: tuple[ThrottleDevice, ...] = ()
     throttle_write_bps_device: tuple[ThrottleDevice, ...] = ()
@@ -260,28 +273,28 @@ class HugepageLimit(Value, frozen=True, kw_only=True):
     """A limit in bytes on pages of one size ("2MB")."""
 
     page_size: str
-    limit: int
+    limit: _U64
 
 
 class NetworkPriority(Value, frozen=True, kw_only=True):
     """The priority of traffic on an interface."""
 
     name: str
-    priority: int
+    priority: _U32
 
 
 class NetworkLimits(Value, frozen=True, kw_only=True):
     """The class and priorities of network traffic."""
 
-    class_id: int | None = msgspec.field(name="classID", default=None)
+    class_id: _U32 | None = msgspec.field(name="classID", default=None)
     priorities: tuple[NetworkPriority, ...] = ()
 
 
 class Rdma(Value, frozen=True, kw_only=True):
     """Limits on one RDMA device."""
 
-    hca_handles: int | None = None
-    hca_objects: int | None = None
+    hca_handles: _U32 | None = None
+    hca_objects: _U32 | None = None
 
 
 class Resources(Value, frozen=True, kw_only=True):
@@ -298,12 +311,15 @@ class Resources(Value, frozen=True, kw_only=True):
     unified: Mapping[str, str] = {}
 
 
+NOTIFY = "SCMP_ACT_NOTIFY"
+
+
 class SeccompArg(Value, frozen=True, kw_only=True):
     """A condition on a system call's argument; both values are unsigned 64 bit."""
 
-    index: int
-    value: int
-    value_two: int = 0
+    index: _U32
+    value: _U64
+    value_two: _U64 = 0
     op: str
 
 
@@ -312,7 +328,7 @@ class SeccompRule(Value, frozen=True, kw_only=True):
 
     names: tuple[str, ...]
     action: str
-    errno_ret: int | None = None
+    errno_ret: _U32 | None = None
     args: tuple[SeccompArg, ...] = ()
 
 
@@ -320,12 +336,17 @@ class Seccomp(Value, frozen=True, kw_only=True):
     """A seccomp filter: an action for what no rule names, and rules."""
 
     default_action: str
-    default_errno_ret: int | None = None
+    default_errno_ret: _U32 | None = None
     architectures: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     listener_path: str = ""
     listener_metadata: str = ""
     syscalls: tuple[SeccompRule, ...] = ()
+
+    @property
+    def notifies(self) -> bool:
+        """Whether a rule hands the decision to somebody who listens."""
+        return any(rule.action == NOTIFY for rule in self.syscalls)
 
 
 class IntelRdt(Value, frozen=True, kw_only=True):
@@ -395,6 +416,7 @@ class Spec(Value, frozen=True, kw_only=True):
     hooks: Hooks | None = None
     annotations: Mapping[str, str] = {}
     linux: Linux | None = None
+    vm: Mapping[str, Any] | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -410,13 +432,38 @@ def decode(data: bytes) -> Spec:
 
     Raises: InvalidConfig naming the field.
     """
+    if len(data) > MAX_BYTES:
+        raise InvalidConfig("config.json", f"has more than {MAX_BYTES} bytes")
     try:
-        return msgspec.convert(drop_nulls(msgspec.json.decode(data)), Spec)
+        document = drop_nulls(msgspec.json.decode(data))
+        _check_texts(data, document)
+        return msgspec.convert(document, Spec)
     except msgspec.ValidationError as exc:
         reason, _, where = str(exc).partition(" - at ")
         raise InvalidConfig(where.strip("`").removeprefix("$.") or "config.json", reason) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidConfig("config.json", f"not JSON: {exc}") from exc
+
+
+def _check_texts(data: bytes, document: Any) -> None:
+    """Refuse texts the kernel would read to their first NUL only. They are hardly ever there."""
+    if b"\\u0000" in data:
+        for where in _with_nul(document, ""):
+            raise InvalidConfig(where or "config.json", "holds a NUL character")
+
+
+def _with_nul(value: Any, where: str) -> Iterator[str]:
+    if isinstance(value, str) and "\0" in value:
+        yield where
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            inner = f"{where}.{key}".lstrip(".")
+            if "\0" in key:
+                yield inner.replace("\0", "\\0")
+            yield from _with_nul(item, inner)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _with_nul(item, f"{where}[{index}]")
 
 
 def drop_nulls(value: Any) -> Any:

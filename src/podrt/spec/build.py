@@ -19,6 +19,7 @@ from podrt.model.ids import short_id
 from podrt.model.image import ImageDefaults
 
 from . import accounts, devices, mounts, namespaces, process, resources, seccomp, security
+from .userns import Maps
 
 SECCOMP_UNCONFINED = "unconfined"
 MAX_HOSTNAME = 64
@@ -64,18 +65,25 @@ def build_spec(
     known: accounts.Accounts | None = None,
     volumes: Mapping[str, str] | None = None,
     host: Host | None = None,
+    userns: Maps | None = None,
 ) -> oci.Spec:
     """The specification of a container.
 
     `known` are the image's accounts (`accounts.read_accounts`), `volumes` the directories of
-    named volumes. Raises: InvalidConfig, NotFound, Unsupported.
+    named volumes, `userns` what `userns.resolve` gave. Raises: InvalidConfig, NotFound,
+    Unsupported.
     """
     image = ImageDefaults() if image is None else image
     host = this_host() if host is None else host
     modes = namespaces.modes(config.namespaces, place.shared)
     hostname = _hostname(config, place, modes["uts"])
+    userns = Maps() if userns is None else userns
+    kept = "{}:{}".format(*userns.user) if userns.user is not None else ""
     identity = accounts.find_identity(
-        config.user or image.user, config.groups, config.umask, known or accounts.Accounts()
+        config.user or kept or image.user,
+        config.groups,
+        config.umask,
+        known or accounts.Accounts(),
     )
     bounding = security.bounding_set(config.security, host.last_cap)
     mounted = mounts.all_mounts(
@@ -94,6 +102,7 @@ def build_spec(
             modes=modes,
             profile=_seccomp(config.security, bounding, host.machine),
             propagation=mounts.root_propagation(mounted),
+            userns=userns,
         ),
     )
 
@@ -170,6 +179,7 @@ def _linux(
     modes: Mapping[str, NamespaceMode],
     profile: oci.Seccomp | None,
     propagation: str,
+    userns: Maps,
 ) -> oci.Linux:
     nodes, rules = devices.given_devices(config.devices)
     if config.security.privileged:
@@ -177,8 +187,11 @@ def _linux(
         allowed = devices.ALL_RULES
     else:
         allowed = (*devices.DEFAULT_RULES, *rules)
+    own = () if userns.is_host else (oci.Namespace(type="user", path=userns.path),)
     return oci.Linux(
-        namespaces=namespaces.namespaces(modes, place.ns_dir),
+        namespaces=(*own, *namespaces.namespaces(modes, place.ns_dir)),
+        uid_mappings=userns.uid_map,
+        gid_mappings=userns.gid_map,
         devices=tuple({node.path: node for node in nodes}.values()),
         cgroups_path=place.cgroup,
         resources=resources.limits(config.resources, allowed),

@@ -24,7 +24,7 @@ _PROPAGATIONS = frozenset(
 # SELinux labels mean nothing where SELinux is off, as it is on every host podrt knows so far.
 _LABELS = frozenset({"z", "Z"})
 _VOLUME_WORDS = frozenset({"copy", "nocopy"})
-_UNSUPPORTED = frozenset({"U", "O", "idmap", "tmpcopyup"})
+_UNSUPPORTED = frozenset({"U", "O"})
 _WRITABLE_WHEN_READ_ONLY = ("/run", "/tmp", "/var/tmp")
 _TMPFS_OPTIONS = ("nosuid", "nodev", "rw", "rprivate")
 
@@ -106,12 +106,17 @@ def _file_mounts(wanted: Defaults) -> Iterator[Mount]:
 
 
 def tmpfs_mount(destination: str, options: Sequence[str]) -> Mount:
-    """A tmpfs the caller asked for; "ro" and the like in `options` win over the defaults."""
+    """A tmpfs the caller asked for; "ro" and the like in `options` win over the defaults.
+
+    As podman's, it starts with what the image has there, unless "notmpcopyup" is asked for.
+    """
+    copies_up = () if "notmpcopyup" in options else ("tmpcopyup",)
+    wanted = _clean(options, f"--tmpfs {destination}")
     return Mount(
         destination=destination,
         type="tmpfs",
         source="tmpfs",
-        options=(*_TMPFS_OPTIONS, *_clean(options, f"--tmpfs {destination}")),
+        options=tuple(dict.fromkeys((*_TMPFS_OPTIONS, *copies_up, *wanted))),
     )
 
 

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from podrt.errors import Unsupported
+from podrt.model.unsupported import unsupported
 
 LD_ABS = 0x20  # BPF_LD | BPF_W | BPF_ABS
 JA = 0x05
@@ -125,7 +125,7 @@ class Writer:
     def program(self) -> bytes:
         """The program in order, as an array of struct sock_filter."""
         if len(self._code) > MAX_INSTRUCTIONS:
-            raise Unsupported("linux.seccomp", f"{len(self._code)} instructions are too many")
+            raise unsupported("linux.seccomp", f"{len(self._code)} instructions are too many")
         pack = _INSTRUCTION.pack
         return b"".join(pack(*instruction) for instruction in reversed(self._code))
 

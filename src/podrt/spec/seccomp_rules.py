@@ -10,8 +10,10 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from podrt.errors import InvalidConfig, Unsupported
+from podrt.errors import InvalidConfig
+from podrt.model import runtimespec as oci
 from podrt.model.runtimespec import Seccomp, SeccompArg, SeccompRule
+from podrt.model.unsupported import unsupported
 
 from . import seccomp_bpf as bpf
 from . import seccomp_tables as tables
@@ -39,7 +41,14 @@ _ACTIONS: Mapping[str, int] = {
     "SCMP_ACT_TRACE": TRACE,
     "SCMP_ACT_LOG": LOG,
     "SCMP_ACT_ALLOW": ALLOW,
+    oci.NOTIFY: NOTIFY,
 }
+# The highest number a verdict's data may be. Source: linux/err.h (MAX_ERRNO), seccomp(2).
+_MOST_DATA = {ERRNO: 4095, TRACE: 0xFFFF}
+# With these the launcher hands the listener over: they cannot wait for one who has it.
+_OF_LAUNCHER = frozenset({"sendmsg", "write"})
+# More conditional rules than could ever fit into a program.
+MAX_RULES = 1 << 14
 # Strictest first. Source: seccomp(2), the order in which several filters' values count.
 _STRICTNESS = (KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, NOTIFY, TRACE, LOG, ALLOW)
 
@@ -47,16 +56,34 @@ _STRICTNESS = (KILL_PROCESS, KILL_THREAD, TRAP, ERRNO, NOTIFY, TRACE, LOG, ALLOW
 NumberRule: TypeAlias = tuple[tuple[bpf.Condition, ...], int]
 
 
-def action_value(action: str, errno_ret: int | None, field: str) -> int:
-    """What a filter returns for an action. Raises: InvalidConfig, Unsupported."""
-    if action == "SCMP_ACT_NOTIFY":
-        raise Unsupported(field, "SCMP_ACT_NOTIFY")
+def action_value(action: str, errno_ret: int | None, field: str, errno_field: str) -> int:
+    """What a filter returns for an action. Raises: InvalidConfig."""
     if action not in _ACTIONS:
         raise InvalidConfig(field, f"unknown action {action!r}")
     value = _ACTIONS[action]
-    if value not in (ERRNO, TRACE):
+    most = _MOST_DATA.get(value, -1)
+    if errno_ret is not None and not 0 <= errno_ret <= most:
+        reason = f"{action} has none" if most < 0 else f"{errno_ret} is not 0 to {most}"
+        raise InvalidConfig(errno_field, reason)
+    if most < 0:
         return value
-    return value | ((EPERM if errno_ret is None else errno_ret) & DATA_MASK)
+    return value | (EPERM if errno_ret is None else errno_ret)
+
+
+def _check_listener(seccomp: Seccomp) -> None:
+    if seccomp.listener_metadata and not seccomp.listener_path:
+        raise InvalidConfig("linux.seccomp.listenerMetadata", "is given without listenerPath")
+    if seccomp.default_action == oci.NOTIFY:
+        raise unsupported("linux.seccomp.defaultAction", oci.NOTIFY)
+    if not seccomp.notifies:
+        return
+    if not seccomp.listener_path:
+        raise InvalidConfig("linux.seccomp.listenerPath", "is missing: a rule notifies")
+    for index, rule in enumerate(seccomp.syscalls):
+        if rule.action == oci.NOTIFY and not _OF_LAUNCHER.isdisjoint(rule.names):
+            name = sorted(_OF_LAUNCHER.intersection(rule.names))[0]
+            field = f"linux.seccomp.syscalls[{index}].action"
+            raise unsupported(field, f"{oci.NOTIFY} for {name}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,13 +92,19 @@ def compile_filter(seccomp: Seccomp, machine: str) -> bytes:
 
     Raises: InvalidConfig, Unsupported.
     """
-    if seccomp.listener_path:
-        raise Unsupported("linux.seccomp.listenerPath")
+    _check_listener(seccomp)
     native = tables.native(machine)
     tokens = [native if token == "SCMP_ARCH_NATIVE" else token for token in seccomp.architectures]
-    arches = [tables.arch_of(token) for token in dict.fromkeys((native, *tokens))]
+    arches = [
+        tables.arch_of(token)
+        for token in dict.fromkeys((native, *tokens))
+        if token not in tables.FOREIGN
+    ]
     default = action_value(
-        seccomp.default_action, seccomp.default_errno_ret, "linux.seccomp.defaultAction"
+        seccomp.default_action,
+        seccomp.default_errno_ret,
+        "linux.seccomp.defaultAction",
+        "linux.seccomp.defaultErrnoRet",
     )
     found: dict[int, dict[int, bpf.Verdict]] = {}
     for arch in arches:
@@ -116,23 +149,31 @@ def number_verdicts(
 ) -> dict[int, bpf.Verdict]:
     """The verdict of each number that a rule names. Raises: InvalidConfig, Unsupported."""
     by_number: dict[int, list[NumberRule]] = {}
+    # Rules without conditions: they beat those with, even those whose conditions always hold.
+    plain: dict[int, bpf.Verdict] = {}
+    count = 0
     for index, rule in enumerate(rules):
         field = f"linux.seccomp.syscalls[{index}]"
-        action = action_value(rule.action, rule.errno_ret, f"{field}.action")
+        if not rule.names:
+            raise InvalidConfig(f"{field}.names", "is empty")
+        action = action_value(rule.action, rule.errno_ret, f"{field}.action", f"{field}.errnoRet")
+        variants = list(_variants(rule.args, arch, f"{field}.args"))
         if action == default:
             continue
-        variants = list(_variants(rule.args, arch, f"{field}.args"))
+        count += len(variants) * len(rule.names) if rule.args else 0
+        if count > MAX_RULES:
+            raise unsupported("linux.seccomp", f"more than {MAX_RULES} conditions")
         for name in rule.names:
             for number, conditions in _numbers(name, variants, arch):
-                by_number.setdefault(number, []).append((conditions, action))
-    return {number: _settle(found, default) for number, found in by_number.items()}
+                if conditions or rule.args:
+                    by_number.setdefault(number, []).append((conditions, action))
+                else:
+                    plain.setdefault(number, action)
+    return {number: _settle(found, default) for number, found in by_number.items()} | plain
 
 
 def _settle(rules: Sequence[NumberRule], default: int) -> bpf.Verdict:
-    """One verdict from all rules on a number."""
-    for conditions, action in rules:
-        if not conditions:
-            return action
+    """One verdict from all rules on a number that each have conditions."""
     ordered = sorted(rules, key=lambda rule: _STRICTNESS.index(rule[1] & ACTION_MASK))
     return tuple(dict.fromkeys(ordered)), default
 

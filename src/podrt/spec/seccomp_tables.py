@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from podrt.errors import InvalidConfig, Unsupported
+from podrt.errors import InvalidConfig
+from podrt.model.unsupported import unsupported
 
 DATA_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
 X32_BIT = 0x40000000
@@ -38,6 +39,14 @@ ARCHES: Mapping[str, Arch] = {
     "SCMP_ARCH_AARCH64": Arch("aarch64", 0xC00000B7),
     "SCMP_ARCH_ARM": Arch("arm", 0x40000028, is_wide=False),
 }
+# No kernel of a machine podrt runs on takes calls of these: rules for them have no effect.
+FOREIGN: frozenset[str] = frozenset(
+    f"SCMP_ARCH_{name}"
+    for name in (
+        "LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE "
+        "S390 S390X SH SHEB PARISC PARISC64 RISCV64"
+    ).split()
+)
 NATIVE: Mapping[str, str] = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 # The names of the `arches` of a profile's includes and excludes are Go's.
 GO_NAMES: Mapping[str, str] = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -85,7 +94,7 @@ def native(machine: str) -> str:
     try:
         return NATIVE[machine]
     except KeyError:
-        raise Unsupported("seccomp", f"no system call table for {machine}") from None
+        raise unsupported("linux.seccomp", f"no system call table for {machine}") from None
 
 
 def arch_of(token: str) -> Arch:

@@ -30,6 +30,7 @@ from podrt.spec import accounts, seccomp
 from podrt.spec.build import Place, build_spec
 from podrt.spec.mounts import SharedFiles
 from podrt.spec.security import DEFAULT_CAPABILITIES, MASKED_PATHS
+from podrt.spec.userns import Caller, Maps, Range, parse_userns, resolve
 
 LISTING = (
     "cat /proc/self/mounts; echo ==; cat /proc/self/status; echo ==; env; echo ==; id; echo ==; "
@@ -54,7 +55,14 @@ def cgroup() -> Iterator[list[str]]:
 class Compiled:
     """A container made from a configuration as a create does it, and its output."""
 
-    def __init__(self, box: Box, config: ContainerConfig, *, shared: frozenset[str]) -> None:
+    def __init__(
+        self,
+        box: Box,
+        config: ContainerConfig,
+        *,
+        shared: frozenset[str],
+        userns: Maps | None = None,
+    ) -> None:
         folder = box.group.root
         images = folder / "images"
         (images / "tmp").mkdir(parents=True, exist_ok=True)
@@ -76,7 +84,7 @@ class Compiled:
             pod_hostname="shop" if "uts" in shared else "",
         )
         known = accounts.parse_accounts((folder / "busybox/etc/passwd").read_text(), "")
-        self.spec = build_spec(config, place, known=known)
+        self.spec = build_spec(config, place, known=known, userns=userns)
         self.plan = compile_plan(
             self.spec,
             root=OverlayRoot(
@@ -112,9 +120,11 @@ Maker = Callable[..., Compiled]
 def compiled(box: Box, busybox_root: Path) -> Maker:
     (box.group.root / "busybox").symlink_to(busybox_root)
 
-    def make(shared: frozenset[str] = frozenset(), **fields: object) -> Compiled:
+    def make(
+        shared: frozenset[str] = frozenset(), userns: Maps | None = None, **fields: object
+    ) -> Compiled:
         config = ContainerConfig(**{"command": ("sh", "-c", LISTING), **fields})  # type: ignore[arg-type]
-        return Compiled(box, config, shared=shared)
+        return Compiled(box, config, shared=shared, userns=userns)
 
     return make
 
@@ -241,3 +251,36 @@ def test_run_in_the_hosts_namespaces_shares_them(compiled: Maker) -> None:
         command=("sh", "-c", show), namespaces=Namespaces(net=host, ipc=host, uts=host, pid=host)
     ).run()[0].split()  # fmt: skip
     assert found == [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "ipc", "uts", "pid")]
+
+
+MAPPED = Caller(subuids=(Range(200_000, 4096),), subgids=(Range(300_000, 4096),))
+
+
+def test_run_in_a_user_namespace_root_is_nobody_outside(compiled: Maker, box: Box) -> None:
+    show = (
+        "cat /proc/self/uid_map /proc/self/gid_map; id -u; stat -c '%u %g' /bin/busybox /etc; "
+        "touch /made && stat -c '%u %g' /made; cat /dev/null && echo null; hostname inner; hostname"
+    )
+    maps = resolve(parse_userns("auto:size=2000"), MAPPED)
+    found = compiled(
+        userns=maps,
+        command=("sh", "-c", show),
+        security=Security(cap_add=("sys_admin",)),
+    ).run()[0].splitlines()  # fmt: skip
+    assert [line.split() for line in found[:2]] == [
+        ["0", "200000", "2000"],
+        ["0", "300000", "2000"],
+    ]
+    assert found[2:] == ["0", "0 0", "0 0", "0 0", "null", "inner"]
+    made = os.stat(box.folder / "upper/made")
+    # The image's layers are mapped by their mount; what is new belongs to the mapped IDs.
+    assert (made.st_uid, made.st_gid) == (200_000, 300_000)
+
+
+def test_run_tmpfs_starts_with_what_the_image_has_there(compiled: Maker) -> None:
+    tmpfs = Mount(kind=MountKind.TMPFS, destination="/etc")
+    empty = Mount(kind=MountKind.TMPFS, destination="/bin/x", options=("notmpcopyup",))
+    show = "cat /etc/passwd; echo ==; touch /etc/new && ls /etc/new; ls -A /bin/x"
+    parts = compiled(mounts=(tmpfs, empty), command=("sh", "-c", show)).run()
+    assert "root" in parts[0]
+    assert parts[1].strip() == "/etc/new"

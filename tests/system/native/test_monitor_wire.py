@@ -641,3 +641,22 @@ def test_sockets_of_strangers_are_not_accepted(group: Group, client: Client) -> 
             code = 0 if code == 1 else code
         os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_client_that_does_not_read_gets_every_answer_later(client: Client) -> None:
+    requests = [client.send(Message(m.HELLO)) for _ in range(1_000)]
+    assert [client.receive(request).req for request in requests] == requests
+
+
+def test_client_that_never_reads_is_dropped_and_the_others_served(
+    group: Group, client: Client
+) -> None:
+    deaf = group.connect()
+    deaf.socket.setblocking(False)
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        while True:
+            try:
+                deaf.send(Message(m.HELLO))
+            except BlockingIOError:
+                client.ask(Message(m.HELLO))
+    assert client.ask(Message(m.HELLO)).kind == m.OK

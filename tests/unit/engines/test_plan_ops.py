@@ -25,6 +25,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "q": st.integers(0, (1 << 64) - 1),
     "s": texts,
     "l": st.lists(texts, max_size=5).map(tuple),
+    "b": st.binary(max_size=40),
     "g": st.lists(st.integers(0, (1 << 32) - 1), max_size=5).map(tuple),
 }
 
@@ -81,7 +82,9 @@ def test_decode_noise_is_refused(data: bytes) -> None:
 def raw_plan(*ops: bytes, count: int | None = None) -> bytes:
     total = plan_ops.HEADER.size + sum(map(len, ops))
     number = len(ops) if count is None else count
-    return plan_ops.HEADER.pack(plan_ops.MAGIC, 1, total, number, 0, 0, 0) + b"".join(ops)
+    return plan_ops.HEADER.pack(
+        plan_ops.MAGIC, plan_ops.PLAN_VERSION, total, number, 0, 0, 0
+    ) + b"".join(ops)
 
 
 def raw_op(code: int, payload: bytes, length: int | None = None) -> bytes:
@@ -102,7 +105,7 @@ LAST = plan_ops.encode_op(EXEC)
         raw_plan(plan_ops.encode_op(Op(OpCode.PIVOT))),
         raw_plan(plan_ops.encode_op(Op(OpCode.EXEC, ((), ())))),
         raw_plan(raw_op(0, b""), LAST),
-        raw_plan(raw_op(27, b""), LAST),
+        raw_plan(raw_op(38, b""), LAST),
         raw_plan(raw_op(OpCode.PIVOT, b"", 0), LAST),
         raw_plan(raw_op(OpCode.PIVOT, b"", 1 << 31), LAST),
         raw_plan(raw_op(OpCode.PIVOT, bytes(8)), LAST),
@@ -162,16 +165,17 @@ def test_stage_name_is_known_for_every_operation() -> None:
 
 
 def test_operations_are_those_of_the_launcher() -> None:
+    source = (NATIVE / "ops.h").read_text()
+    found = {
+        name: (int(code), layout)
+        for code, name, layout in re.findall(r'^OP\((\d+), (\w+), "(\w*)"', source, re.MULTILINE)
+    }
+    assert found == {code.name: (int(code), layout) for code, layout in LAYOUTS.items()}
+
+
+def test_versions_and_stages_are_those_of_the_launcher() -> None:
     header = (NATIVE / "wire.h").read_text()
-    codes = {name: int(value) for name, value in re.findall(r"\bOP_(\w+) = (\d+)\b", header)}
-    assert codes.pop("COUNT") == len(OpCode) + 1
-    assert codes == {code.name: int(code) for code in OpCode}
+    assert f"#define PLAN_VERSION {plan_ops.PLAN_VERSION}\n" in header
     stages = [int(value) for value in re.findall(r"\bSTAGE_\w+ = (\d+)\b", header)]
     assert stages
     assert not [code for code in stages if plan_ops.stage_name(code).startswith("stage ")]
-
-
-def test_layouts_are_those_of_the_launcher() -> None:
-    source = (NATIVE / "plan.c").read_text()
-    found = dict(re.findall(r'\[OP_(\w+)\]\s*=\s*"([uqslg]*)"', source))
-    assert found == {code.name: layout for code, layout in LAYOUTS.items()}

@@ -27,6 +27,7 @@ from podrt.spec.build import Host, Place, build_spec
 from podrt.spec.mounts import SharedFiles
 from podrt.spec.process import DEFAULT_PATH, UNLIMITED
 from podrt.spec.security import DEFAULT_CAPABILITIES, MASKED_PATHS, READONLY_PATHS
+from podrt.spec.userns import Maps
 
 HOST = Host("x86_64", len(NAMES) - 1)
 NS_DIR = "/run/podrt/pods/p/ns"
@@ -378,7 +379,7 @@ def test_build_wrong_value_is_refused_by_name(fields: dict[str, object], word: s
         ("/a", "/usr", ("",)),
         ("/a", "/usr", ("ro,rw",)),
         ("/a", "/usr", ("U",)),
-        ("/a", "/usr", ("idmap=x",)),
+        ("/a", "/usr", ("O",)),
     ],
 )
 def test_build_wrong_mount_is_refused(
@@ -397,3 +398,48 @@ def test_build_one_destination_twice_is_refused() -> None:
 def test_encode_then_decode_gives_the_same_specification() -> None:
     spec = build(place=IN_POD).spec
     assert oci.decode(oci.encode(spec)) == spec
+
+
+def test_build_tmpfs_starts_with_what_the_image_has_there() -> None:
+    def options(*given: str) -> tuple[str, ...]:
+        return with_mount("/x", kind="tmpfs", options=given).mounts["/x"].options
+
+    assert options("size=4k") == ("nosuid", "nodev", "rw", "rprivate", "tmpcopyup", "size=4k")
+    assert "tmpcopyup" not in options("notmpcopyup")
+    assert options("ro").index("ro") > options("ro").index("rw")
+    assert "idmap" in with_mount("/x", options=("idmap",)).mounts["/x"].options
+
+
+MAPS = Maps(
+    uid_map=(oci.IdMapping(container_id=0, host_id=7, size=9),),
+    gid_map=(oci.IdMapping(container_id=0, host_id=8, size=9),),
+)
+
+
+def test_build_user_namespace_is_made_with_its_maps() -> None:
+    spec = build_spec(ContainerConfig(command=("true",)), ALONE, host=HOST, userns=MAPS)
+    built = Built(spec)
+    assert built.linux.namespaces[0] == oci.Namespace(type="user")
+    assert (built.linux.uid_mappings, built.linux.gid_mappings) == (MAPS.uid_map, MAPS.gid_map)
+    assert "user" not in {one.type for one in build().linux.namespaces}
+
+
+def test_build_user_namespace_is_joined_by_its_path() -> None:
+    maps = Maps(path="/proc/7/ns/user")
+    spec = build_spec(ContainerConfig(command=("true",)), ALONE, host=HOST, userns=maps)
+    assert Built(spec).linux.namespaces[0] == oci.Namespace(type="user", path=maps.path)
+    assert not Built(spec).linux.uid_mappings
+
+
+@pytest.mark.parametrize(("given", "image", "expected"), [("", "5", 3), ("4", "5", 4), ("", "", 3)])
+def test_build_kept_id_is_the_user_unless_another_is_asked_for(
+    given: str, image: str, expected: int
+) -> None:
+    spec = build_spec(
+        ContainerConfig(command=("true",), user=given),
+        ALONE,
+        image=ImageDefaults(user=image),
+        host=HOST,
+        userns=Maps(uid_map=MAPS.uid_map, gid_map=MAPS.gid_map, user=(3, 2)),
+    )
+    assert Built(spec).process.user.uid == expected

@@ -101,11 +101,16 @@ arguments = st.builds(
     value=st.sampled_from(EDGES),
     value_two=st.sampled_from(EDGES),
 )
+actions = st.sampled_from(sorted(seccomp_meaning.KINDS)).map(lambda name: (name, None))
+actions |= st.tuples(
+    st.sampled_from(seccomp_meaning.HAVE_DATA), st.sampled_from([None, 0, 7, 4094])
+)
 rules = st.builds(
-    SeccompRule,
+    lambda names, action, args: SeccompRule(
+        names=names, action=action[0], errno_ret=action[1], args=args
+    ),
     names=st.sampled_from([("read",), ("socket",), ("semget", "socket"), ("personality",)]),
-    action=st.sampled_from(sorted(seccomp_meaning.KINDS)),
-    errno_ret=st.sampled_from([None, 7]),
+    action=actions,
     args=st.lists(arguments, max_size=3, unique_by=lambda arg: arg.index).map(tuple),
 )
 three_values = st.tuples(*[st.sampled_from(NEAR_EDGES)] * 3)
@@ -115,6 +120,7 @@ def filter_with(*given_rules: SeccompRule, arches: tuple[str, ...] = ()) -> Secc
     return Seccomp(
         default_action="SCMP_ACT_ERRNO",
         default_errno_ret=38,
+        listener_path="/run/agent",
         architectures=arches,
         syscalls=given_rules,
     )
@@ -345,16 +351,55 @@ def test_read_profile_that_is_none_is_refused(text: bytes) -> None:
         seccomp.read_profile(text)
 
 
+def notify(name: str) -> SeccompRule:
+    return SeccompRule(names=(name,), action="SCMP_ACT_NOTIFY")
+
+
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "field"),
     [
-        Seccomp(default_action="SCMP_ACT_NOTIFY"),
-        Seccomp(default_action="SCMP_ACT_ALLOW", listener_path="/run/agent"),
+        (filter_with(notify("sendmsg")), "linux.seccomp.syscalls[0].action"),
+        (filter_with(notify("mknod"), notify("write")), "linux.seccomp.syscalls[1].action"),
+        (
+            Seccomp(default_action="SCMP_ACT_NOTIFY", listener_path="/run/agent"),
+            "linux.seccomp.defaultAction",
+        ),
     ],
 )
-def test_compile_listener_is_unsupported(asked: Seccomp) -> None:
-    with pytest.raises(Unsupported):
+def test_compile_notify_that_would_wait_for_itself_is_unsupported(
+    asked: Seccomp, field: str
+) -> None:
+    with pytest.raises(Unsupported) as caught:
         compile_filter(asked, "x86_64")
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (Seccomp(default_action="SCMP_ACT_ALLOW", default_errno_ret=1), "defaultErrnoRet"),
+        (Seccomp(default_action="SCMP_ACT_ERRNO", default_errno_ret=4096), "defaultErrnoRet"),
+        (Seccomp(default_action="SCMP_ACT_TRACE", default_errno_ret=-1), "defaultErrnoRet"),
+        (Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=(notify("mknod"),)), "listenerPath"),
+        (Seccomp(default_action="SCMP_ACT_ALLOW", listener_metadata="x"), "listenerMetadata"),
+        (
+            filter_with(SeccompRule(names=("read",), action="SCMP_ACT_LOG", errno_ret=1)),
+            "syscalls[0].errnoRet",
+        ),
+        (filter_with(SeccompRule(names=(), action="SCMP_ACT_LOG")), "syscalls[0].names"),
+    ],
+)
+def test_compile_wrong_rules_are_refused_by_field(asked: Seccomp, field: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        compile_filter(asked, "x86_64")
+    assert caught.value.field == f"linux.seccomp.{field}"
+
+
+def test_compile_architectures_no_kernel_here_runs_have_no_effect() -> None:
+    foreign = filter_with(notify("mknod"), arches=tuple(sorted(seccomp_tables.FOREIGN)))
+    assert compile_filter(foreign, "x86_64") == compile_filter(
+        filter_with(notify("mknod")), "x86_64"
+    )
 
 
 def test_compile_for_unknown_machine_is_unsupported() -> None:
