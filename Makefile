@@ -24,7 +24,7 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f \( -name '
 	-o -name '*.bpf' -o -path '*/_native/*.c' \) -not -path '*.egg-info/*')
 NATIVE := $(wildcard src/podrt/_native/*.[ch])
 
-.PHONY: help run test deep fuzz system vm bench check fmt build dist clean
+.PHONY: help run test deep fuzz sanitize system vm bench check fmt build dist clean
 
 help: ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,16 @@ deep: $(STAMPS)/installed $(STAMPS)/test ## the crash, power-loss and fuzz tests
 
 fuzz: $(STAMPS)/installed $(STAMPS)/test ## corrupted files under sanitizers: SECONDS=60 in all, REPLAY=target:seed
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(REPLAY),--replay $(REPLAY),--seconds $(SECONDS))
+
+sanitize: $(STAMPS)/installed $(STAMPS)/test ## the contract and system tests with a monitor under ASan and UBSan
+	@monitor=$(abspath .work/sanitized/podrt-monitor)
+	mkdir -p .work/sanitized
+	gcc -std=gnu11 -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined \
+		-fno-sanitize-recover=all $(filter-out %/pause.c,$(wildcard src/podrt/_native/*.c)) \
+		tests/fuzz_native/sanitizer_options.c -o "$$monitor"
+	PODRT_MONITOR_BINARY=$$monitor $(PYTEST) tests/contract tests/system
+	found=$$(find /tmp -maxdepth 1 -name 'podrt-monitor.sanitizer.*' -newer "$$monitor")
+	if [ -n "$$found" ]; then cat $$found >&2; exit 1; fi
 
 system: $(STAMPS)/installed $(STAMPS)/test ## only the tests that need the real kernel
 	@$(PYTEST) $(wildcard tests/contract tests/system)

@@ -53,19 +53,6 @@ PROBE = """
 int main(void) { puts("static"); return 0; }
 """
 PT_INTERP = 3
-# A monitor that finds its own mistakes, for tests: PODRT_SANITIZE=1 builds it too, and
-# PODRT_MONITOR_BINARY names it to whoever starts monitors. It needs gcc's libraries at run time,
-# and writes what it finds to /tmp/podrt-monitor.sanitizer.<pid>, for its stderr is /dev/null.
-SANITIZED = "podrt-monitor-sanitized"
-SANITIZING_COMPILER = [
-    "gcc",
-    "-std=gnu11",
-    "-O1",
-    "-g",
-    "-fno-omit-frame-pointer",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=all",
-]
 
 
 def is_static(program: Path) -> bool:
@@ -116,8 +103,6 @@ def program_sources() -> dict[str, list[Path]]:
     pause = [path for path in sources if path.name == "pause.c"]
     monitor = [path for path in sources if path.name != "pause.c"]
     wanted = {"podrt-monitor": monitor, "podrt-pause": pause}
-    if os.environ.get("PODRT_SANITIZE"):
-        wanted[SANITIZED] = [*monitor, HERE / "tests/fuzz_native/sanitizer_options.c"]
     return {name: paths for name, paths in wanted.items() if paths}
 
 
@@ -138,14 +123,12 @@ def build_programs(folder: Path) -> list[Path]:
         made.append(target)
         if is_fresh(target, sources):
             continue
-        if name != SANITIZED:
-            compiler = compiler or find_compiler()
+        compiler = compiler or find_compiler()
         strict = ["-Werror"] if os.environ.get("PODRT_WERROR") else []
         folder.mkdir(parents=True, exist_ok=True)
         # A running monitor's file cannot be written, but it can be replaced.
         fresh = folder / f".{name}.new"
-        chosen = SANITIZING_COMPILER if name == SANITIZED else compiler
-        command = [*chosen, *strict, *map(str, sources), "-o", str(fresh)]
+        command = [*compiler, *strict, *map(str, sources), "-o", str(fresh)]
         print(shlex.join(command), file=sys.stderr)
         if subprocess.run(command, check=False).returncode != 0:
             raise SystemExit(f"podrt: cannot compile {name}")
