@@ -288,7 +288,9 @@ async def test_stats_count_the_cpu_since_the_former_look(place: Place, read: Rea
             assert await process.wait() == 130
         finally:
             process.kill()
-            await process.stdout.aclose()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                await process.stdout.aclose()
     # It wants a whole CPU; how much of one it gets is up to what else runs here.
     assert 5 < shares[1] < 110
     await container.kill(signal.SIGKILL)

@@ -7,8 +7,8 @@
 #define AT_RECURSIVE 0x8000
 #endif
 
-/* Where field 22 of /proc/<pid>/stat is, counted from the state behind the process's name. */
-#define START_TIME_FIELD 19
+/* The fields 3, 22 and 52 of /proc/<pid>/stat, counted from the first behind the name. */
+enum { STATE_FIELD, START_TIME_FIELD = 19, EXIT_CODE_FIELD = 49, STAT_FIELDS };
 #define LAST_SIGNAL 64
 
 int checked(long result)
@@ -120,7 +120,7 @@ int read_text(const char *path, char *text, size_t room)
 }
 
 /* Source: proc(5), /proc/[pid]/stat; the name may hold spaces and brackets. */
-int start_ticks(pid_t pid, uint64_t *ticks)
+static int read_stat(pid_t pid, uint64_t *fields)
 {
 	char path[32], text[1024];
 	char *at;
@@ -128,11 +128,37 @@ int start_ticks(pid_t pid, uint64_t *ticks)
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	TRY(read_text(path, text, sizeof(text)));
 	at = strrchr(text, ')');
-	for (int field = 0; at && field <= START_TIME_FIELD; field++)
-		at = strchr(at + 1, ' ');
-	if (!at)
+	for (int field = 0; field < STAT_FIELDS; field++) {
+		at = at ? strchr(at + 1, ' ') : NULL;
+		if (!at)
+			return -ESRCH;
+		fields[field] = field == STATE_FIELD ? (uint64_t)at[1] : strtoull(at + 1, NULL, 10);
+	}
+	return 0;
+}
+
+int start_ticks(pid_t pid, uint64_t *ticks)
+{
+	uint64_t fields[STAT_FIELDS];
+
+	TRY(read_stat(pid, fields));
+	*ticks = fields[START_TIME_FIELD];
+	return 0;
+}
+
+/* How a process ended that nobody has reaped yet; -ESRCH when it has not, or was. To who may not
+ * trace it the kernel shows a zero in that place, so whether we may is asked first. */
+int zombie_status(pid_t pid, uint64_t ticks, int *status)
+{
+	char path[32], text[32];
+	uint64_t fields[STAT_FIELDS];
+
+	snprintf(path, sizeof(path), "/proc/%d/personality", (int)pid);
+	TRY(read_text(path, text, sizeof(text)));
+	TRY(read_stat(pid, fields));
+	if (fields[STATE_FIELD] != 'Z' || fields[START_TIME_FIELD] != ticks)
 		return -ESRCH;
-	*ticks = strtoull(at + 1, NULL, 10);
+	*status = (int)fields[EXIT_CODE_FIELD];
 	return 0;
 }
 

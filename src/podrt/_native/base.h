@@ -120,6 +120,7 @@ int read_all(int fd, void *data, size_t bytes, off_t offset);
 int write_file(const char *path, const char *text);
 int read_text(const char *path, char *text, size_t room);
 int start_ticks(pid_t pid, uint64_t *ticks);
+int zombie_status(pid_t pid, uint64_t ticks, int *status);
 uint32_t crc32_of(const void *data, size_t bytes);
 uint64_t clock_ns(int clock);
 

@@ -224,8 +224,8 @@ int adopt_container(struct monitor *m, struct container *c, const void *data)
 	return LATER;
 }
 
-/* Readable at the end, hung up when it is reaped: only then is the status there. Before 6.13
- * nobody but the parent ever learns it. */
+/* Readable at the end, hung up when it is reaped. Until then the zombie tells the status, and
+ * from 6.15 on the pidfd afterwards; else nobody but the parent ever learns it. */
 void pidfd_event(struct monitor *m, void *owner, uint32_t events)
 {
 	struct container *c = owner;
@@ -234,7 +234,8 @@ void pidfd_event(struct monitor *m, void *owner, uint32_t events)
 	const bool is_told = ioctl(c->pidfd.fd, K_PIDFD_GET_INFO, &info) == 0;
 	struct ending ending = {.status = info.exit_code};
 
-	ending.is_unknown = !is_told || !(info.mask & K_PIDFD_INFO_EXIT);
+	ending.is_unknown = (!is_told || !(info.mask & K_PIDFD_INFO_EXIT)) &&
+			    zombie_status(c->pid, c->ticks, &ending.status) < 0;
 	if (is_told && ending.is_unknown && !(events & EPOLLHUP)) {
 		epoll_ctl(m->epoll, EPOLL_CTL_MOD, c->pidfd.fd, &hangup_only);
 		return;
