@@ -299,20 +299,28 @@ int op_pod_shm(struct child *child, const struct op *op)
 	return k_move_mount(child->tree, place);
 }
 
-/* One empty read-only directory serves every masked one, one /dev/null every masked file. */
+static int first_mask(bool is_directory)
+{
+	if (!is_directory)
+		return verified_node("/dev/null", S_IFCHR, makedev(1, 3));
+	OPEN(fs, k_fsopen("tmpfs"));
+	TRY(k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1"));
+	TRY(k_fsconfig(fs, K_SET_STRING, "mode", "755"));
+	return mount_fs(fs, (struct list){0}, SAFE_ATTRS | K_ATTR_RDONLY);
+}
+
+/* One empty read-only directory serves every masked one, one /dev/null every masked file. The
+ * first goes to its place itself and is cloned from there: before Linux 6.15 nothing that is not
+ * in a mount namespace could be. */
 static int mask_tree(struct child *child, bool is_directory)
 {
-	int *tree = is_directory ? &child->blank : &child->null;
+	int *kept = is_directory ? &child->blank : &child->null;
 
-	if (*tree < 0 && is_directory) {
-		OPEN(fs, k_fsopen("tmpfs"));
-		TRY(k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1"));
-		TRY(k_fsconfig(fs, K_SET_STRING, "mode", "755"));
-		*tree = mount_fs(fs, (struct list){0}, SAFE_ATTRS | K_ATTR_RDONLY);
-	} else if (*tree < 0) {
-		*tree = verified_node("/dev/null", S_IFCHR, makedev(1, 3));
-	}
-	return *tree < 0 ? *tree : k_open_tree(*tree, "", false);
+	if (*kept >= 0)
+		return k_open_tree(*kept, "", false);
+	OPEN(tree, first_mask(is_directory));
+	*kept = checked(fcntl(tree, F_DUPFD_CLOEXEC, 0));
+	return *kept < 0 ? *kept : take_fd(&tree);
 }
 
 /* Over a path that is not there nothing need be laid. For a read-only one: a clone with all that
