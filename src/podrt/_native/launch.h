@@ -114,4 +114,4 @@ int make_in_root(const struct child *child, const char *path);
 int place_file(const struct child *child, int tree, const char *path);
 int verified_proc(struct child *child);
 int verified_node(const char *path, mode_t type, dev_t device);
-int copy_tree(int from, int to);
+int copy_tree(int from, int to, bool is_whole);

@@ -211,7 +211,7 @@ int op_mount(struct child *child, const struct op *op)
 				  RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
 	OPEN(place, found == -ENOENT ? make_in_root(child, dest) : found);
 	if (op->flags & FLAG_COPY_UP)
-		TRY(copy_tree(place, child->tree));
+		TRY(copy_tree(place, child->tree, !(op->flags & FLAG_OWN_MODE)));
 	TRY(k_move_mount(child->tree, place));
 	if (is_proc && child->proc < 0)
 		child->proc = take_fd(&child->tree);
@@ -301,8 +301,12 @@ int op_pod_shm(struct child *child, const struct op *op)
 
 static int first_mask(bool is_directory)
 {
-	if (!is_directory)
-		return verified_node("/dev/null", S_IFCHR, makedev(1, 3));
+	if (!is_directory) {
+		/* It is the host's: nobody in there may change its owner or mode. */
+		OPEN(null, verified_node("/dev/null", S_IFCHR, makedev(1, 3)));
+		TRY(k_mount_setattr(null, false, read_only));
+		return take_fd(&null);
+	}
 	OPEN(fs, k_fsopen("tmpfs"));
 	TRY(k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1"));
 	TRY(k_fsconfig(fs, K_SET_STRING, "mode", "755"));

@@ -208,10 +208,17 @@ static int copy_open(int from, int to, int depth)
 	return checked(fchmod(to, st.st_mode & 07777));
 }
 
-/* With owners and modes, from one directory to another. */
-int copy_tree(int from, int to)
+/* With owners and modes, from one directory to another; its own only if `is_whole`. */
+int copy_tree(int from, int to, bool is_whole)
 {
+	struct stat st;
+
 	OPEN(source, checked(openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
 	OPEN(target, checked(openat(to, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
-	return copy_open(source, target, 0);
+	TRY(checked(fstat(target, &st)));
+	TRY(copy_open(source, target, 0));
+	if (is_whole)
+		return 0;
+	TRY(checked(fchown(target, st.st_uid, st.st_gid)));
+	return checked(fchmod(target, st.st_mode & 07777));
 }

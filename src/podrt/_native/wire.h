@@ -143,6 +143,7 @@ enum bind_flag {
 #define FLAG_READONLY_ROOT 1     /* PIVOT */
 #define FLAG_MAPPED 1            /* ROOT_*: seen through the plan's IDMAP */
 #define FLAG_COPY_UP 1           /* MOUNT: starts with what the directory holds */
+#define FLAG_OWN_MODE 2          /* MOUNT: but with the owner and mode its options name */
 #define FLAG_MAKE 1              /* CWD: made if it is missing */
 #define FLAG_INITIAL 1           /* AFFINITY: before everything else */
 #define HOOK_RUNTIME 1           /* prestart and createRuntime: the caller runs them */

@@ -26,6 +26,7 @@ from podrt.model.ids import check_name
 
 from .flags import Parser, pairs, size_bytes, split_list, whole_number
 from .resources import add_limit_flags, limits_of
+from .userns_flags import USERNS_LISTS, USERNS_WORDS, userns_of
 
 _WORDS = (
     ("--name", "NAME", "the container's name"),
@@ -37,6 +38,7 @@ _WORDS = (
     ("--ipc", "private|host", "ipc namespace"),
     ("--uts", "private|host", "uts namespace"),
     ("--pid", "private|host", "pid namespace"),
+    *USERNS_WORDS,
     ("--cgroup-parent", "PATH", "where its cgroup is"),
     ("--stop-signal", "SIGNAL", "the signal that asks it to end"),
     ("--umask", "OCTAL", "its file mode mask"),
@@ -57,6 +59,7 @@ _LISTS = (
     (("--cap-add",), "NAME", "a capability more"),
     (("--cap-drop",), "NAME", "a capability less"),
     (("--security-opt",), "OPTION", "seccomp=, no-new-privileges, mask=, unmask="),
+    *USERNS_LISTS,
     (("--sysctl",), "KEY=VALUE", "a kernel parameter of its namespaces"),
     (("--ulimit",), "NAME=SOFT[:HARD]", "a resource limit"),
     (("--group-add",), "GROUP", "a further group"),
@@ -117,6 +120,7 @@ def container_config(args: argparse.Namespace, pod: str | None = None) -> Contai
         requires=tuple(_dependency(word) for word in split_list(args.requires)),
         init=_init_kind(args.init_ctr),
         namespaces=_namespaces(args),
+        userns=userns_of(args),
         security=_security(args),
         resources=limits_of(args, args.pids_limit),
         mounts=(*map(parse_volume, args.volume), *map(_tmpfs, args.tmpfs)),
@@ -207,12 +211,18 @@ def _mode(
     raise Unsupported(f"{flag} {text}", f"{private[0]} and host are built so far")
 
 
+def _option(word: str) -> tuple[str, str]:
+    """A security option's name and value: podman takes `=` and, as of old, `:` between them."""
+    ends = [at for at in (word.find("="), word.find(":")) if at >= 0]
+    return (word[: min(ends)], word[min(ends) + 1 :]) if ends else (word, "")
+
+
 def _security(args: argparse.Namespace) -> Security:
     no_new_privileges, seccomp = False, ""
     mask: tuple[str, ...] = ()
     unmask: tuple[str, ...] = ()
     for word in args.security_opt:
-        key, _, value = word.replace(":", "=", 1).partition("=")
+        key, value = _option(word)
         if key == "no-new-privileges":
             no_new_privileges = value in ("", "true")
         elif key == "seccomp":

@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 
+import msgspec
 import trio
 
 from podrt.config import Settings
 from podrt.errors import Ambiguous, InvalidConfig, InvalidState, NotFound, PodrtError, Removed
 from podrt.linux import files
+from podrt.model.userns import HOST_USERS
 from podrt.runtime.container import Container
 from podrt.runtime.logs import LogReader
 from podrt.runtime.runtime import Runtime
@@ -104,7 +106,11 @@ async def _make_with_pod(runtime: Runtime, args: argparse.Namespace, name: str) 
     """`--pod new:NAME`: pod and container in one transaction."""
     from podrt.model.pod import PodConfig
 
-    pod = await runtime.create_pod(PodConfig(name=name), [container_config(args, pod="")])
+    config = container_config(args, pod="")
+    # As podman: what is said about users is the pod's.
+    users = config.userns
+    config = msgspec.structs.replace(config, userns=HOST_USERS)
+    pod = await runtime.create_pod(PodConfig(name=name, userns=users), [config])
     return pod.containers()[-1]
 
 

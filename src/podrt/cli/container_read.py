@@ -7,66 +7,82 @@ from typing import Any
 
 from podrt.config import Settings
 from podrt.errors import InvalidConfig, NotFound, PodrtError
-from podrt.model.ids import short_id
 from podrt.model.states import ALIVE
 from podrt.runtime.image_names import image_named
 from podrt.runtime.view import View, open_view
 from podrt.store.records import ContainerRecord, PodRecord
 
 from .errors import exit_code, print_error
-from .filters import Filters, container_matches
-from .flags import Parser
-from .output import age, check_format, print_json, print_table
+from .filters import Filters, check_container_filters, container_matches
+from .flags import Parser, whole_number
+from .output import FORMAT_HELP, Format, age, open_format, print_json, print_table
+from .rows import CONTAINER_HEADS, command_text, container_fields, shown_id, sort_containers
 from .shapes import container_document, container_row, image_document, pod_document, status_text
 
 _HEADS = ("CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES")
-_COMMAND_SHOWN = 17
 
 
 def ps_flags(parser: Parser) -> None:
     """Flags of `ps`."""
     parser.switch("--all", "-a", help="also those that do not run")
-    parser.add_argument("--format", default=None, metavar="json", help="json")
+    parser.add_argument("--format", default=None, metavar="FORMAT", help=FORMAT_HELP)
     parser.many("--filter", "-f", metavar="KEY=VALUE", help="id, name, label, status, pod, ...")
     parser.switch("--quiet", "-q", help="IDs only")
     parser.switch("--no-trunc", help="whole IDs and commands")
     parser.switch("--noheading", help="no heading")
     parser.switch("--pod", "-p", help="also the pods")
     parser.switch("--latest", "-l", help="the newest container only")
+    parser.add_argument("--last", "-n", default=None, metavar="COUNT", help="the newest only")
+    parser.add_argument("--sort", default="created", metavar="KEY", help="created, id, names, ...")
 
 
 def ps(args: argparse.Namespace, settings: Settings) -> int:
     """List containers, newest last as podman does."""
-    as_json = check_format(args.format)
+    form = open_format(args.format, "ps", kind="container")
     filters = Filters(args.filter)
-    shows_all = args.all or args.latest or "status" in filters.values or "exited" in filters.values
+    check_container_filters(filters)
+    newest = _newest(args)
     with open_view(settings) as view:
         found = [record for record in view.containers() if container_matches(view, record, filters)]
-        if not shows_all:
+        if newest:
+            found = found[-newest:]
+        elif not (args.all or "status" in filters.values or "exited" in filters.values):
             found = [record for record in found if view.state(record) in ALIVE]
-        if args.latest:
-            found = found[-1:]
-        if as_json:
-            print_json([container_row(view, record) for record in found])
-            return 0
-        if args.quiet:
-            for record in found:
-                print(record.id if args.no_trunc else short_id(record.id))
-            return 0
-        rows = [_row(view, record, args) for record in found]
-    heads = (*_HEADS, "POD ID", "PODNAME") if args.pod else _HEADS
-    print_table(heads, rows, with_heads=not args.noheading)
+        _print(view, sort_containers(view, found, args.sort), form, args)
     return 0
 
 
+def _newest(args: argparse.Namespace) -> int:
+    """How many of the newest are wanted; 0 is no bound. Raises: InvalidConfig."""
+    last = whole_number("--last", args.last)
+    if last is not None and args.latest:
+        raise InvalidConfig("", "last and latest are mutually exclusive")
+    return 1 if args.latest else max(0, last or 0)
+
+
+def _print(
+    view: View, records: list[ContainerRecord], form: Format, args: argparse.Namespace
+) -> None:
+    if form.is_json:
+        print_json([container_row(view, record) for record in records])
+    elif form.report is not None:
+        fields = [container_fields(view, record, whole=args.no_trunc) for record in records]
+        form.report.print_rows(fields, None if args.noheading else CONTAINER_HEADS)
+    elif args.quiet:
+        for record in records:
+            print(shown_id(record.id, whole=args.no_trunc))
+    else:
+        heads = (*_HEADS, "POD ID", "PODNAME") if args.pod else _HEADS
+        rows = [_row(view, record, args) for record in records]
+        print_table(heads, rows, with_heads=not args.noheading)
+
+
 def _row(view: View, record: ContainerRecord, args: argparse.Namespace) -> tuple[str, ...]:
-    command = " ".join(record.config.command or ())
-    if not args.no_trunc and len(command) > _COMMAND_SHOWN + 3:
-        command = command[:_COMMAND_SHOWN] + "..."
+    whole = args.no_trunc
     cells = (
-        record.id if args.no_trunc else short_id(record.id),
+        shown_id(record.id, whole=whole),
         record.config.image,
-        command.replace("\n", " "),
+        command_text(record, whole=whole),
         age(record.created_at_ns),
         status_text(view.state(record), view.facts(record)),
         "",
@@ -76,19 +92,19 @@ def _row(view: View, record: ContainerRecord, args: argparse.Namespace) -> tuple
         return cells
     pod = view.store.tables.get(PodRecord, record.pod_id) if record.pod_id else None
     name = pod.config.name if pod is not None else ""
-    return (*cells, record.pod_id if args.no_trunc else short_id(record.pod_id), name)
+    return (*cells, shown_id(record.pod_id, whole=whole), name)
 
 
 def inspect_flags(parser: Parser) -> None:
     """Flags of `inspect`."""
     parser.add_argument("names", nargs="+", metavar="NAME", help="containers, pods or images")
-    parser.add_argument("--format", "-f", default="json", metavar="json", help="json")
+    parser.add_argument("--format", "-f", default="json", metavar="FORMAT", help=FORMAT_HELP)
     parser.add_argument("--type", "-t", default="all", help="container, pod, image or all")
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
     """Show containers (or else images, or else pods) of these names as a JSON list."""
-    check_format(args.format)
+    form = open_format(args.format, "inspect", kind="object")
     if args.type not in ("all", "container", "image", "pod"):
         raise InvalidConfig("--type", f"{args.type!r} is not container, image, pod or all")
     found, code = [], 0
@@ -99,7 +115,10 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
             except PodrtError as exc:
                 print_error(exc)
                 code = exit_code(exc)
-    print_json(found)
+    if form.report is None:
+        print_json(found)
+    elif found:
+        form.report.print_rows(found)
     return code
 
 

@@ -37,10 +37,15 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--help", action="help", help="show this help")
 
     def error(self, message: str) -> NoReturn:
-        """Raises: UsageError."""
+        """Raises: UsageError, Unsupported for an option of podman's that is missing here."""
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
             if word.startswith("-"):
+                from .options import missing
+
+                error = missing(self.prog.removeprefix("podrt "), word)
+                if error is not None:
+                    raise error
                 message = f"unknown flag: {word}"
         raise UsageError(message, self.prog)
 

@@ -1,4 +1,4 @@
-"""`podrt image import | ls | rm`."""
+"""`podrt image import | rm`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from podrt.config import Settings
 from podrt.errors import InUse, InvalidConfig, NotFound, PodrtError
 from podrt.model.image import Image
 from podrt.runtime.runtime import Runtime
-from podrt.runtime.view import open_view
-from podrt.store.records import ImageRecord
 
 from .errors import exit_code, print_error
 from .flags import Parser
-from .output import age, check_format, print_json, print_table
 from .run_async import run
-from .shapes import image_row, short_image
 
-_HEADS = ("REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE")
 NO_SUCH = 1
 IN_USE = 2
 
@@ -41,48 +36,6 @@ def import_(args: argparse.Namespace, settings: Settings) -> int:
 
     print(f"sha256:{run(settings, verb).id}")
     return 0
-
-
-def ls_flags(parser: Parser) -> None:
-    """Flags of `image ls`."""
-    parser.add_argument("--format", default=None, metavar="json", help="json")
-    parser.switch("--quiet", "-q", help="IDs only")
-    parser.switch("--no-trunc", help="whole IDs")
-    parser.switch("--noheading", "-n", help="no heading")
-
-
-def ls(args: argparse.Namespace, settings: Settings) -> int:
-    """List images, newest first."""
-    as_json = check_format(args.format)
-    with open_view(settings) as view:
-        images = [record.image for record in view.store.tables.all(ImageRecord)]
-    images.sort(key=lambda image: -image.created_at_ns)
-    if as_json:
-        print_json([image_row(image) for image in images])
-        return 0
-    if args.quiet:
-        for image in images:
-            print(f"sha256:{image.id}" if args.no_trunc else short_image(image))
-        return 0
-    rows = [row for image in images for row in _rows(image, whole=args.no_trunc)]
-    print_table(_HEADS, rows, with_heads=not args.noheading)
-    return 0
-
-
-def _rows(image: Image, *, whole: bool) -> list[tuple[str, ...]]:
-    identity = f"sha256:{image.id}" if whole else short_image(image)
-    shown = (identity, age(image.created_at_ns), _size(image.size_bytes))
-    names = [reference.rpartition(":") for reference in image.references]
-    return [(name, tag, *shown) for name, _, tag in names] or [("<none>", "<none>", *shown)]
-
-
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def remove_flags(parser: Parser) -> None:

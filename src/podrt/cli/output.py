@@ -5,10 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from podrt.errors import Unsupported
+
+if TYPE_CHECKING:
+    from .reports import Report
+
+FORMAT_HELP = "json or a Go template"
+"""What `--format` takes, for the help of the verbs that read."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -34,6 +41,27 @@ def check_format(text: str | None) -> bool:
     if text == "json":
         return True
     raise Unsupported(f"--format {text}", "only json is built so far")
+
+
+class Format(NamedTuple):
+    """What `--format` asks for: JSON, a template, or neither: the verb's own form."""
+
+    is_json: bool = False
+    report: Report | None = None
+
+
+def open_format(text: str | None, verb: str, *, kind: str, is_list: bool = True) -> Format:
+    """What `--format text` asks of `verb`, whose objects messages call `kind`.
+
+    Raises: InvalidConfig for a template that is wrong, Unsupported.
+    """
+    if not text or text == "table":
+        return Format()
+    if "".join(text.split()) in ("json", "{{json.}}", "{{json}}"):
+        return Format(is_json=True)
+    from .reports import Report
+
+    return Format(report=Report(verb, text, kind=kind, is_list=is_list))
 
 
 def age(at_ns: int) -> str:

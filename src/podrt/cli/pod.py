@@ -19,6 +19,7 @@ from .errors import FAILED, exit_code, print_error
 from .flags import Parser, pairs, size_bytes, split_list, whole_number
 from .resources import add_limit_flags, limits_of
 from .run_async import run
+from .userns_flags import add_userns_flags, userns_of
 
 NO_SUCH = 1
 
@@ -42,6 +43,7 @@ def create_flags(parser: Parser) -> None:
     parser.add_argument("--restart", default="", metavar="POLICY", help="no")
     parser.add_argument("--pod-id-file", default="", metavar="FILE", help="write the ID there")
     parser.switch("--replace", help="remove a pod of that name first")
+    add_userns_flags(parser)
     add_limit_flags(parser)
 
 
@@ -88,6 +90,7 @@ def _pod_config(args: argparse.Namespace) -> PodConfig:
         resources=limits_of(args),
         exit_policy=exit_policy,
         add_hosts=tuple(args.add_host),
+        userns=userns_of(args),
     )
     shm_bytes = size_bytes("--shm-size", args.shm_size)
     return config if shm_bytes is None else msgspec.structs.replace(config, shm_bytes=shm_bytes)

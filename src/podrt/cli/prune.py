@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import re
 import sys
-import time
 
 from podrt.config import Settings
 from podrt.errors import InvalidConfig
@@ -15,13 +12,11 @@ from podrt.store.records import ContainerRecord
 
 from .filters import Filters
 from .flags import Parser
+from .moments import point_in_time_ns
 from .run_async import run
 from .selected import report_words
 
 _KEYS = frozenset({"label", "label!", "until"})
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|ms|s|m|h))+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def prune_pods_flags(parser: Parser) -> None:
@@ -72,23 +67,6 @@ def _has_label(record: ContainerRecord, word: str) -> bool:
     key, equals, value = word.partition("=")
     labels = record.config.labels
     return key in labels and (not equals or labels[key] == value)
-
-
-def point_in_time_ns(text: str) -> int:
-    """A moment as podman's filters take it: seconds since 1970, RFC 3339, "10m" for so long ago.
-
-    Raises: InvalidConfig.
-    """
-    if text.isascii() and text.isdecimal():
-        return int(text) * 10**9
-    if _DURATION.fullmatch(text):
-        ago_s = sum(float(count) * _SECONDS[unit] for count, unit in _PART.findall(text))
-        return time.time_ns() - round(ago_s * 1e9)
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidConfig("--filter", f"until={text}: no time and no duration") from None
-    return round(moment.timestamp() * 1e9)
 
 
 def _agrees(warning: str) -> bool:

@@ -13,6 +13,7 @@ from podrt.runtime.view import View
 from podrt.store.records import ContainerRecord, PodRecord
 
 from .output import age, rfc3339
+from .users_shape import users_of
 
 _NEVER = "0001-01-01T00:00:00Z"
 
@@ -171,7 +172,7 @@ def container_document(view: View, record: ContainerRecord) -> dict[str, Any]:
         "OCIConfigPath": view.layout.spec(record.id),
         "Mounts": [_mount(mount) for mount in config.mounts],
         "Config": _config(config),
-        "HostConfig": _host_config(config),
+        "HostConfig": {**_host_config(config), **users_of(view, record)},
         "LockNumber": record.lock,
     }
 

@@ -21,10 +21,11 @@ from podrt.store.records import ContainerRecord, PodRecord
 
 from .flags import Parser, whole_number
 from .output import (
+    FORMAT_HELP,
     binary_size,
-    check_format,
     decimal_size,
     duration,
+    open_format,
     print_json,
     print_table,
 )
@@ -42,6 +43,22 @@ _POD_HEADS = (
     "POD", "CID", "NAME", "CPU %", "MEM USAGE/ LIMIT", "MEM %", "NET IO", "BLOCK IO", "PIDS",
 )  # fmt: skip
 
+_TEMPLATE_NAMES = {
+    "ID": "id", "ContainerID": "id", "Name": "name", "CPUPerc": "cpu_percent", "CPU": "cpu_percent",
+    "MemUsage": "mem_usage", "MemPerc": "mem_percent", "NetIO": "net_io", "BlockIO": "block_io",
+    "PIDS": "pids", "PIDs": "pids", "UpTime": "cpu_time", "CPUTime": "cpu_time",
+    "AVGCPU": "avg_cpu",
+}  # fmt: skip
+_TEMPLATE_HEADS = {
+    "CPUPerc": "CPU %", "CPU": "CPU %", "MemUsage": "MEM USAGE / LIMIT", "MemPerc": "MEM %",
+    "NetIO": "NET IO", "BlockIO": "BLOCK IO", "PIDs": "PIDS", "UpTime": "CPU TIME",
+    "CPUTime": "CPU TIME", "AVGCPU": "AVG CPU %", "ContainerID": "CONTAINER ID",
+}  # fmt: skip
+_POD_TEMPLATE_HEADS = {
+    "CPU": "CPU %", "MemUsage": "MEM USAGE/ LIMIT", "MemUsageBytes": "MEM USAGE/ LIMIT",
+    "Mem": "MEM %", "NetIO": "NET IO", "BlockIO": "BLOCK IO",
+}  # fmt: skip
+
 Former = Mapping[str, Usage]
 Look = Callable[[], list[Usage]]
 Show = Callable[[Sequence[Usage], Former], None]
@@ -57,12 +74,16 @@ def stats_flags(parser: Parser) -> None:
 
 def stats(args: argparse.Namespace, settings: Settings) -> int:
     """Show what containers use, again and again."""
-    as_json = check_format(args.format)
+    form = open_format(args.format, "stats", kind="stats")
     _check_names(args)
 
     def show(usages: Sequence[Usage], former: Former) -> None:
-        if as_json:
-            print_json([_container_json(usage, former, args) for usage in usages])
+        shown = [_container_json(usage, former, args) for usage in usages]
+        if form.is_json:
+            print_json(shown)
+            return
+        if form.report is not None:
+            form.report.print_rows([_by_name(one) for one in shown], _TEMPLATE_HEADS)
             return
         rows = [_container_row(usage, former, args) for usage in usages]
         print_table(_HEADS, rows, with_heads=True)
@@ -104,12 +125,16 @@ def stats_pods_flags(parser: Parser) -> None:
 
 def stats_pods(args: argparse.Namespace, settings: Settings) -> int:
     """Show what the containers of pods use, and each pod as a whole."""
-    as_json = check_format(args.format)
+    form = open_format(args.format, "stats", kind="stats")
     _check_names(args)
 
     def show(usages: Sequence[Usage], former: Former) -> None:
-        if as_json:
-            print_json([_pod_json(usage, former, args) for usage in usages])
+        shown = [_pod_json(usage, former, args) for usage in usages]
+        if form.is_json:
+            print_json(shown)
+            return
+        if form.report is not None:
+            form.report.print_rows(shown, _POD_TEMPLATE_HEADS)
             return
         rows = [_pod_row(usage, former, args) for usage in usages]
         print_table(_POD_HEADS, rows, with_heads=True)
@@ -146,7 +171,7 @@ def _look_at_pods(
 
 
 def _common_flags(parser: Parser) -> None:
-    parser.add_argument("--format", default=None, metavar="json", help="json or table")
+    parser.add_argument("--format", default=None, metavar="FORMAT", help=FORMAT_HELP)
     parser.add_argument("--interval", "-i", default="5", metavar="SECONDS", help="between looks")
     parser.switch("--no-reset", help="do not clear the screen between looks")
     parser.switch("--no-stream", help="look once")
@@ -224,6 +249,11 @@ def _container_json(usage: Usage, former: Former, args: argparse.Namespace) -> d
         "block_io": _block(usage),
         "pids": str(figures.pids or 0) if figures is not None else "0",
     }
+
+
+def _by_name(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in the names that templates have for it."""
+    return {name: shown[key] for name, key in _TEMPLATE_NAMES.items()}
 
 
 def _container_row(usage: Usage, former: Former, args: argparse.Namespace) -> tuple[str, ...]:

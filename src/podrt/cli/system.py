@@ -13,7 +13,7 @@ from podrt.errors import NotFound
 from podrt.runtime.view import open_view
 
 from .flags import Parser
-from .output import check_format, print_json, print_table
+from .output import FORMAT_HELP, check_format, open_format, print_json, print_table
 from .version import version_text
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check(args: argparse.Namespace, settings: Settings) -> int:
 
 def locks_flags(parser: Parser) -> None:
     """Flags of `system locks`."""
-    parser.add_argument("--format", default=None, metavar="json", help="json")
+    parser.add_argument("--format", default=None, metavar="FORMAT", help=FORMAT_HELP)
     parser.switch("--abandoned", "-a", help="only what looks abandoned")
     parser.switch("--noheading", help="no heading")
 
@@ -61,11 +61,14 @@ def locks(args: argparse.Namespace, settings: Settings) -> int:
     """List the locks in use: their holders, waiters and claims, and what looks abandoned."""
     from podrt.runtime.lock_list import lock_rows
 
-    as_json = check_format(args.format)
+    form = open_format(args.format, "locks", kind="lock")
     with open_view(settings) as view:
         rows = [row for row in lock_rows(view) if row.notes or not args.abandoned]
-    if as_json:
+    if form.is_json:
         print_json([_lock_document(row) for row in rows])
+    elif form.report is not None:
+        heads = None if args.noheading else {"Id": "ID"}
+        form.report.print_rows([_lock_document(row) for row in rows], heads)
     else:
         print_table(_LOCK_HEADS, map(_lock_cells, rows), with_heads=not args.noheading)
     return 0
@@ -121,12 +124,12 @@ def _process_document(seen: SeenProcess) -> dict[str, Any]:
 
 def info_flags(parser: Parser) -> None:
     """Flags of `info`."""
-    parser.add_argument("--format", "-f", default="json", metavar="json", help="json")
+    parser.add_argument("--format", "-f", default="json", metavar="FORMAT", help=FORMAT_HELP)
 
 
 def info(args: argparse.Namespace, settings: Settings) -> int:
     """Print as JSON what podrt works with here."""
-    check_format(args.format)
+    form = open_format(args.format, "info", kind="info", is_list=False)
     from podrt.linux import features
     from podrt.model.states import ALIVE
     from podrt.store.records import ImageRecord
@@ -135,41 +138,45 @@ def info(args: argparse.Namespace, settings: Settings) -> int:
         pods, containers = view.pods(), view.containers()
         running = sum(view.state(record) in ALIVE for record in containers)
         images = len(view.store.tables.ids(ImageRecord))
-    print_json(
-        {
-            "host": {
-                "arch": os.uname().machine,
-                "cgroupManager": settings.cgroup_manager,
-                "cgroupVersion": features.cgroup_mode(),
-                "cpus": os.cpu_count(),
-                "kernel": os.uname().release,
-                "namespaces": sorted(features.namespace_types()),
-                "engine": settings.engine,
-            },
-            "store": {
-                "root": settings.root,
-                "runRoot": settings.runroot,
-                "podStore": {"number": len(pods)},
-                "containerStore": {"number": len(containers), "running": running},
-                "imageStore": {"number": images},
-            },
-            "version": {"Version": podrt.__version__, "Python": sys.version.split()[0]},
-        }
-    )
+    document: dict[str, Any] = {
+        "host": {
+            "arch": os.uname().machine,
+            "cgroupManager": settings.cgroup_manager,
+            "cgroupVersion": features.cgroup_mode(),
+            "cpus": os.cpu_count(),
+            "kernel": os.uname().release,
+            "namespaces": sorted(features.namespace_types()),
+            "engine": settings.engine,
+        },
+        "store": {
+            "root": settings.root,
+            "runRoot": settings.runroot,
+            "podStore": {"number": len(pods)},
+            "containerStore": {"number": len(containers), "running": running},
+            "imageStore": {"number": images},
+        },
+        "version": {"Version": podrt.__version__, "Python": sys.version.split()[0]},
+    }
+    if form.report is not None:
+        form.report.print_one(document)
+    else:
+        print_json(document)
     return 0
 
 
 def version_flags(parser: Parser) -> None:
     """Flags of `version`."""
-    parser.add_argument("--format", "-f", default=None, metavar="json", help="json")
+    parser.add_argument("--format", "-f", default=None, metavar="FORMAT", help=FORMAT_HELP)
 
 
 def version(args: argparse.Namespace, settings: Settings) -> int:
     """Print the version."""
-    if check_format(args.format):
-        print_json(
-            {"Client": {"Version": podrt.__version__, "OsArch": f"linux/{os.uname().machine}"}}
-        )
+    form = open_format(args.format, "version", kind="version", is_list=False)
+    one = {"Version": podrt.__version__, "OsArch": f"linux/{os.uname().machine}"}
+    if form.is_json:
+        print_json({"Client": one})
+    elif form.report is not None:
+        form.report.print_one({**one, "Client": one})
     else:
         print(version_text())
     return 0

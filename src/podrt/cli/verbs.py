@@ -50,7 +50,7 @@ VERBS: dict[str, Verb] = {
     "kube play": Verb("kube", "play", "Play pods from Kubernetes YAML files"),
     "kube down": Verb("kube", "down", "Remove the pods that YAML files made"),
     "image import": Verb("image", "import_", "Import an archive as a root file system image"),
-    "image ls": Verb("image", "ls", "List images"),
+    "image ls": Verb("image_read", "ls", "List images"),
     "image rm": Verb("image", "remove", "Remove one or more images"),
     "system check": Verb("system", "check", "Find and repair what does not fit together"),
     "system locks": Verb("system", "locks", "List locks: holders, waiters, what looks abandoned"),

@@ -73,16 +73,19 @@ class Monitor:
         # Of all who find the socket full one may watch it, the others queue behind.
         self._room = trio.StrictFIFOLock()
 
-    async def setup(self, owner_id: str, flags: int, shm_bytes: int, hostname: str) -> None:
+    async def setup(
+        self, owner_id: str, flags: int, shm_bytes: int, hostname: str, *, maps: Sequence[str] = ()
+    ) -> None:
         """Make the namespaces `flags` (CLONE_NEW*) that the group's containers share.
 
-        `owner_id` is the infra container's ID, under which the journal keeps it.
+        `owner_id` is the infra container's ID, under which the journal keeps it; `maps` are the
+        users' and groups' of a user namespace among them, as /proc/PID/uid_map takes them.
         Raises: EngineFailed.
         """
         await self._ask(
             Message(
                 Kind.SETUP, arg=flags, a=shm_bytes, id=bytes.fromhex(owner_id),
-                body=hostname.encode(),
+                body="\0".join((hostname, *maps)).encode(),
             ),
             "setup",
         )  # fmt: skip

@@ -251,13 +251,15 @@ def _container(task: _Task) -> list[Op]:
     """The operations of a container's first process, in their order."""
     spec, process, linux, found = task.spec, task.process, task.linux, task.namespaces
     is_read_only = spec.root is not None and spec.root.readonly
-    maps = list(plan_namespaces.map_ids(linux, found))
-    _check_mapped(process, linux, found)
+    is_layered = isinstance(task.root, OverlayRoot)
+    maps = list(plan_namespaces.map_ids(linux, found, is_layered=is_layered))
+    if found.makes("user") or (is_layered and maps):
+        _check_mapped(process, linux)
     return [
         *maps,
         *plan_namespaces.clocks(linux, found),
         *found.joins,
-        _root(task.root, found),
+        _root(task.root, linux, found),
         *plan_mounts.mount_ops(spec.mounts, task.around, task.shm),
         *plan_devices.device_ops(spec.mounts, linux.devices),
         *plan_process.terminal(process),
@@ -286,18 +288,15 @@ def _early_directory(cwd: str) -> Iterator[Op]:
         yield Op(OpCode.CWD, (cwd,), MAKE_DIRECTORY)
 
 
-def _root(root: Root, found: Namespaces) -> Op:
+def _root(root: Root, linux: oci.Linux, found: Namespaces) -> Op:
     if isinstance(root, BindRoot):
         return Op(OpCode.ROOT_BIND, (root.path,))
-    # Layers belong to the host's users: in a new user namespace they are shown as the container's.
-    flags = IDMAPPED_ROOT if found.makes("user") else 0
+    flags = IDMAPPED_ROOT if plan_namespaces.maps_layers(linux, found) else 0
     return Op(OpCode.ROOT_OVERLAY, (root.lower, root.upper, root.work, root.options), flags)
 
 
-def _check_mapped(process: oci.Process, linux: oci.Linux, found: Namespaces) -> None:
-    """Who the process is must be somebody in a new user namespace."""
-    if not found.makes("user"):
-        return
+def _check_mapped(process: oci.Process, linux: oci.Linux) -> None:
+    """Who the process is must be somebody in its user namespace."""
     user = process.user
     for name, ranges, numbers in (
         ("uid", linux.uid_mappings, (user.uid,)),

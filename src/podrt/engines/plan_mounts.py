@@ -30,6 +30,7 @@ from .plan_ops import Op, OpCode
 IN_PLACE = 1
 MAX_KNOWN = 1024
 COPY_UP = 1
+OWN_MODE = 2
 BIND_RECURSIVE = 1
 BIND_MAKE = 2 | 4
 BIND_ATTRS_RECURSIVE = 8
@@ -122,6 +123,13 @@ def inside(path: str, field: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
+def _copying(options: Options) -> int:
+    if not options.copies_up:
+        return 0
+    names_own = any(word.startswith(("mode=", "uid=", "gid=")) for word in options.data)
+    return COPY_UP | OWN_MODE if names_own else COPY_UP
+
+
 def _mount(mount: oci.Mount, options: Options, field: str, around: Around) -> Iterator[Op]:
     destination = inside(mount.destination, field)
     is_bind = mount.type == "bind" or options.is_bind
@@ -144,7 +152,7 @@ def _mount(mount: oci.Mount, options: Options, field: str, around: Around) -> It
         # Nothing lies below it yet: attributes for all are its own.
         attributes = options.attr_set | options.all_set
         fields = (mount.type, mount.source, destination, attributes, data)
-        yield Op(OpCode.MOUNT, fields, COPY_UP if options.copies_up else 0)
+        yield Op(OpCode.MOUNT, fields, _copying(options))
         propagation = _propagation(options)
         if propagation:
             yield Op(OpCode.MOUNT_ATTR, (destination, 0, 0, propagation))

@@ -105,8 +105,11 @@ def _find_namespaces(
     return Namespaces(flags, ordered, frozenset(kinds))
 
 
-def map_ids(linux: oci.Linux, found: Namespaces) -> Iterator[Op]:
-    """The IDs of a fresh user namespace. Raises: InvalidConfig."""
+def map_ids(linux: oci.Linux, found: Namespaces, *, is_layered: bool = False) -> Iterator[Op]:
+    """The IDs of a fresh user namespace, or of a joined one through which layers are seen.
+
+    Raises: InvalidConfig.
+    """
     if not linux.uid_mappings and not linux.gid_mappings and "user" not in found.kinds:
         return
     for field, ranges in _mappings(linux):
@@ -116,9 +119,15 @@ def map_ids(linux: oci.Linux, found: Namespaces) -> Iterator[Op]:
                 raise InvalidConfig(field, "there is no user namespace to map IDs for")
         elif found.makes("user"):
             raise InvalidConfig(field, "a new user namespace needs a mapping")
-    if found.makes("user"):
+    if found.makes("user") or (is_layered and maps_layers(linux, found)):
         texts = (map_text(linux.uid_mappings), map_text(linux.gid_mappings))
         yield Op(OpCode.IDMAP, (*texts, 0))
+
+
+def maps_layers(linux: oci.Linux, found: Namespaces) -> bool:
+    """Whether a root of layers, which belong to the host's users, is shown as the container's."""
+    both = bool(linux.uid_mappings and linux.gid_mappings)
+    return found.makes("user") or (found.joins_one("user") and both)
 
 
 def _mappings(linux: oci.Linux) -> tuple[tuple[str, tuple[oci.IdMapping, ...]], ...]:

@@ -83,8 +83,6 @@ def terminal(process: oci.Process) -> Iterator[Op]:
 
 def limits(process: oci.Process, personality: oci.Personality | None) -> Iterator[Op]:
     """What is set while the process still may. Raises: InvalidConfig, Unsupported."""
-    if process.rlimits:
-        yield from _rlimits(process.rlimits)
     score = process.oom_score_adj
     if score is not None:
         if score not in OOM_SCORES:
@@ -105,6 +103,10 @@ def limits(process: oci.Process, personality: oci.Personality | None) -> Iterato
     if not cwd.startswith("/"):
         raise InvalidConfig("process.cwd", f"{cwd!r} is not an absolute path")
     yield Op(OpCode.CWD, (cwd,), MAKE_DIRECTORY if cwd != "/" else 0)
+    # Until it execs it holds the descriptors of the monitor: a small RLIMIT_NOFILE would end here
+    # what opens a file.
+    if process.rlimits:
+        yield from _rlimits(process.rlimits)
 
 
 def _rlimits(rlimits: tuple[oci.Rlimit, ...]) -> Iterator[Op]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .resources import NO_LIMITS, Resources
+from .userns import HOST_USERS, UserNamespace
 
 DEFAULT_STOP_TIMEOUT_S = 10
 DEFAULT_STOP_SIGNAL = 15
@@ -146,6 +147,7 @@ class ContainerConfig(
     init: InitKind | None = None
     is_infra: bool = False
     namespaces: Namespaces = Namespaces()
+    userns: UserNamespace = HOST_USERS
     security: Security = Security()
     resources: Resources = NO_LIMITS
     mounts: tuple[Mount, ...] = ()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from .resources import NO_LIMITS, Resources
+from .userns import HOST_USERS, UserNamespace
 
 DEFAULT_SHARE = frozenset({"ipc", "net", "uts"})
 SHAREABLE = frozenset({"ipc", "net", "uts", "pid", "cgroup"})
@@ -28,7 +29,8 @@ class PodConfig(
 
     `share` None is the default (ipc, net, uts; nothing without an infra container); `infra`
     None makes one unless nothing is shared; `use_pod_cgroup` is podman's --share-parent;
-    `hostname` "" is the pod's name; `namespace` None takes the runtime's label.
+    `hostname` "" is the pod's name; `namespace` None takes the runtime's label; `userns` is for
+    all members.
     """
 
     name: str = ""
@@ -48,3 +50,4 @@ class PodConfig(
     exit_policy: ExitPolicy = ExitPolicy.CONTINUE
     restart_policy: str = ""
     add_hosts: tuple[str, ...] = ()
+    userns: UserNamespace = HOST_USERS

@@ -16,12 +16,15 @@ import trio
 
 from podrt.cgroups import policy
 from podrt.errors import AlreadyExists, InvalidConfig, InvalidState, NotFound, PodrtError
+from podrt.images.rootfs import describe_rootfs
 from podrt.linux import process, trees
 from podrt.model.container import ContainerConfig, Dependency
 from podrt.model.ids import check_name, generate_name, generate_unique_name, new_id
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
+from podrt.model.userns import GivenIds, UserNamespace
 from podrt.model.verbs import Verb
+from podrt.spec import accounts
 from podrt.store.records import (
     ContainerRecord,
     Delete,
@@ -44,6 +47,7 @@ from .prepare import (
     write_group_files,
 )
 from .resolve import MAX_HOSTNAME, resolve_pod
+from .userns import Request, give, give_back, least_size, request_of
 
 # Two words clash in a state of thousands; after some tries digits are put behind them.
 _PLAIN_TRIES = 8
@@ -120,6 +124,10 @@ class _Creation:
         self._pod = pod
         self._is_new_pod = is_new_pod
         self._images: dict[str, Image] = {}
+        self._users: dict[str, Request] = {}
+        self._least_ids = 0
+        if is_new_pod and pod is not None:
+            self._ask_users(pod.id, pod.config.userns)
         self.containers: list[ContainerRecord] = []
 
     @property
@@ -155,6 +163,9 @@ class _Creation:
         pod = self._pod
         ctx = self._ctx
         self._images[container_id] = image
+        if pod is None:
+            self._ask_users(container_id, config.userns)
+        self._note_size(config, image)
         self.containers.append(
             ContainerRecord(
                 id=container_id,
@@ -170,6 +181,19 @@ class _Creation:
                 ),
             )
         )
+
+    def _ask_users(self, owner: str, config: UserNamespace) -> None:
+        request = request_of(config)
+        if request is not None:
+            self._users[owner] = request
+
+    def _note_size(self, config: ContainerConfig, image: Image) -> None:
+        """How many IDs an image needs only matters if podrt chooses them."""
+        if any(request.is_auto for request in self._users.values()):
+            found = describe_rootfs(self._ctx.layout.images_dir, image, "")
+            known = accounts.read_accounts(found.lower)
+            size = least_size(config, known, image.defaults.user)
+            self._least_ids = max(self._least_ids, size)
 
     async def run(self) -> None:
         """Create everything, or leave nothing. Raises: PodrtError."""
@@ -267,11 +291,12 @@ class _Creation:
             name = _free_name(tables, member.config.name or default, taken, "container")
             config = msgspec.structs.replace(member.config, name=name)
             self.containers[number] = msgspec.structs.replace(member, config=config)
+        ops = self._give_users(tables)
         me = process.myself()
         records: list[PodRecord | ContainerRecord] = [*self.containers]
         if self._is_new_pod and self._pod is not None:
             records.insert(0, self._pod)
-        return [
+        return ops + [
             Put(
                 IntentRecord(
                     id=record.id,
@@ -285,6 +310,21 @@ class _Creation:
             )
             for record in records
         ]
+
+    def _give_users(self, tables: Tables) -> list[Op]:
+        """User namespaces: a pod's is that of all its members."""
+        ops: list[Op] = []
+        given: dict[str, GivenIds] = {}
+        for owner, request in self._users.items():
+            given[owner], more = give(tables, owner, request, self._least_ids)
+            ops += more
+        pod = self._pod
+        if pod is not None and self._is_new_pod:
+            pod = self._pod = msgspec.structs.replace(pod, userns=given.get(pod.id))
+        for number, member in enumerate(self.containers):
+            users = pod.userns if pod is not None else given.get(member.id)
+            self.containers[number] = msgspec.structs.replace(member, userns=users)
+        return ops
 
     async def _prepare(self) -> None:
         """Directories, specs and plans of all containers, and the files the group shares."""
@@ -350,9 +390,12 @@ def undo_creation(ctx: Context, locks: Mapping[str, int]) -> None:
 
     def build(tables: Tables) -> list[Op]:
         return [
-            Delete(IntentRecord, record_id)
-            for record_id in locks
-            if tables.get(IntentRecord, record_id) is not None
+            *give_back(tables, locks),
+            *(
+                Delete(IntentRecord, record_id)
+                for record_id in locks
+                if tables.get(IntentRecord, record_id) is not None
+            ),
         ]
 
     ctx.record(build)

@@ -16,14 +16,16 @@ import trio
 
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor, Started, open_monitor
+from podrt.engines.plan_namespaces import map_text
 from podrt.errors import EngineFailed, Removed
 from podrt.model.resources import Resources
+from podrt.spec.userns import to_maps
 from podrt.store.journal import create_journal
 from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, Put
 from podrt.store.tables import Tables
 
 from .context import Context
-from .namespaces import pod_namespace_flags
+from .namespaces import CLONE_FLAGS, pod_namespace_flags
 
 Change = Callable[[ContainerRecord], ContainerRecord]
 """A wish about one container; gets the record with its newest facts."""
@@ -157,7 +159,12 @@ async def set_up_namespaces(monitor: Monitor, pod: PodRecord) -> None:
     if pod.infra_id:
         flags = pod_namespace_flags(pod.config)
         hostname = pod.config.hostname or pod.config.name
-        await monitor.setup(pod.infra_id, flags, pod.config.shm_bytes, hostname)
+        texts: tuple[str, ...] = ()
+        if pod.userns is not None:
+            flags |= CLONE_FLAGS["user"]
+            maps = to_maps(pod.userns)
+            texts = (map_text(maps.uid_map), map_text(maps.gid_map))
+        await monitor.setup(pod.infra_id, flags, pod.config.shm_bytes, hostname, maps=texts)
 
 
 async def wait_monitor_ended(ctx: Context, group_id: str) -> bool:

@@ -8,6 +8,7 @@ CLONE_FLAGS = {
     "net": 0x40000000,
     "ipc": 0x08000000,
     "uts": 0x04000000,
+    "user": 0x10000000,
 }
 """CLONE_NEW* of the types a monitor can hold. Source: clone(2)."""
 

@@ -17,10 +17,12 @@ from podrt.model.container import ContainerConfig, NamespaceMode
 from podrt.model.image import Image, ImageDefaults
 from podrt.model.resources import Resources
 from podrt.model.runtimespec import DeviceRule, Spec
+from podrt.model.userns import HOST_USERS, GivenIds
 from podrt.net import hosts
 from podrt.spec import accounts, devices, resources, seccomp
 from podrt.spec.build import Place, build_spec, this_host
 from podrt.spec.mounts import SharedFiles
+from podrt.spec.userns import Maps, to_maps
 from podrt.store.records import ContainerRecord, PodRecord
 from podrt.volumes import volume_directories
 
@@ -51,6 +53,9 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
             parent=pod.config.cgroup_parent, pod_cgroup=pod.config.use_pod_cgroup
         )
         policy.check_member_parent(config.cgroup_parent, shared)
+        if config.userns != HOST_USERS:
+            flag = "--userns" if config.userns.mode else "--uidmap and --gidmap"
+            raise InvalidConfig("", f"{flag} and --pod cannot be set together")
     if config.init is not None and pod is None:
         raise InvalidConfig("--init-ctr", "must be used with a pod")
     if config.requires and pod is None:
@@ -101,6 +106,7 @@ def prepare_container(
         image=image.defaults,
         known=accounts.read_accounts(rootfs.lower),
         volumes=volume_directories(ctx.layout, record.group_id, record.config.mounts),
+        userns=_userns(record, place.ns_dir),
     )
     plan = compile_plan(
         spec,
@@ -113,6 +119,13 @@ def prepare_container(
     )
     _write(ctx.layout.spec(record.id), _encode_json(spec))
     _write(ctx.layout.plan(record.id), plan)
+
+
+def _userns(record: ContainerRecord, ns_dir: str) -> Maps | None:
+    """A pod's user namespace is held by its monitor, with the others."""
+    if record.userns is None:
+        return None
+    return to_maps(record.userns, f"{ns_dir}/user" if record.pod_id else "")
 
 
 def _filter_path(ctx: Context, spec: Spec) -> str:
@@ -156,11 +169,13 @@ def write_group_files(
     if pod is not None:
         group_id, hostname = pod.id, pod.config.hostname
         add_hosts: tuple[str, ...] = pod.config.add_hosts
+        users = pod.userns
         is_private = "net" in shared_types(pod.config)
     else:
         member = members[0]
         group_id, hostname = member.id, member.config.hostname or member.id[:12]
         add_hosts = ()
+        users = member.userns
         is_private = member.config.namespaces.net is not NamespaceMode.HOST
     try:
         hosts.write_files(
@@ -169,8 +184,16 @@ def write_group_files(
             hostname=hostname,
             resolv=hosts.resolv_text(is_private=is_private),
         )
+        _give_to_root(ctx.layout.pod(group_id), users)
     except OSError as exc:
         raise StoreFailed(ctx.layout.pod(group_id), exc.errno or 0) from exc
+
+
+def _give_to_root(directory: str, users: GivenIds | None) -> None:
+    """The shared files belong to who is root inside. Raises: OSError."""
+    if users is not None:
+        for name in os.listdir(directory):
+            os.chown(f"{directory}/{name}", *users.root(), follow_symlinks=False)
 
 
 def _write(path: str, data: bytes) -> None:

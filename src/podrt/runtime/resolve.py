@@ -12,6 +12,8 @@ from podrt.config import Settings
 from podrt.errors import InvalidConfig, Unsupported
 from podrt.model.ids import check_name
 from podrt.model.pod import DEFAULT_SHARE, SHAREABLE, ExitPolicy, PodConfig
+from podrt.model.userns import HOST_USERS
+from podrt.spec.userns import parse_userns
 
 # Linux: HOST_NAME_MAX.
 MAX_HOSTNAME = 64
@@ -30,6 +32,7 @@ def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
         raise InvalidConfig("--hostname", f"{config.hostname!r}: at most {MAX_HOSTNAME} bytes")
     _refuse_unsupported(config)
     share, infra = _sharing(config)
+    _check_users(config, infra=infra)
     decision = policy.decide(
         settings.cgroup_manager,
         config.cgroup_parent,
@@ -50,6 +53,16 @@ def _refuse_unsupported(config: PodConfig) -> None:
         raise Unsupported(f"--exit-policy {config.exit_policy}", "only continue is built so far")
     if config.infra_command:
         raise Unsupported("--infra-command", "infra containers have no process yet")
+
+
+def _check_users(config: PodConfig, *, infra: bool) -> None:
+    if config.userns == HOST_USERS:
+        return
+    wanted = parse_userns(config.userns.mode, config.userns.uid_maps, config.userns.gid_maps)
+    if wanted.mode == "ns":
+        raise Unsupported("--userns ns", "a pod's namespaces are made in one of its own")
+    if not infra:
+        raise InvalidConfig("--userns", "a pod needs an infra container for it")
 
 
 def _sharing(config: PodConfig) -> tuple[frozenset[str], bool]:

@@ -40,6 +40,7 @@ from .frozen import is_frozen, kill_frozen
 from .group import fold, open_group, wait_monitor_ended
 from .order import member_graph
 from .processes import kill_process, stop_process
+from .userns import give_back
 from .walk import Action, Outcomes, walk
 
 _logger = logging.getLogger("podrt")
@@ -242,7 +243,9 @@ class _PodRemoval:
         left = IntentRecord(id=pod_id, kind="pod", verb="remove", made=tuple(self._left))
 
         def build(tables: Tables) -> list[Op]:
-            kept = [Put(left)] if self._left else []
+            kept: list[Op] = [Put(left)] if self._left else []
+            # While something may still live in a cgroup its IDs are nobody else's.
+            kept += [] if self._left else give_back(tables, [pod_id])
             return [Delete(PodRecord, pod_id), Delete(GroupRecord, pod_id), *kept]
 
         await self._ctx.commit(build, once_written=lambda: self._free_locks([self._pod]))
@@ -372,6 +375,8 @@ async def _finish_container(
                 gone.append(
                     Put(IntentRecord(id=record.id, kind="container", verb="remove", made=left))
                 )
+            else:
+                gone += give_back(tables, [record.id])
             return gone
 
         unfreed: list[EngineFailed | None] = []

@@ -85,9 +85,12 @@ def build_spec(
         config.umask,
         known or accounts.Accounts(),
     )
+    _check_mapped(identity.user, userns)
     bounding = security.bounding_set(config.security, host.last_cap)
     mounted = mounts.all_mounts(
-        mounts.default_mounts(_mount_defaults(config, place, modes)), config.mounts, volumes or {}
+        mounts.default_mounts(_mount_defaults(config, place, modes, userns)),
+        config.mounts,
+        volumes or {},
     )
     _check(config)
     return oci.Spec(
@@ -105,6 +108,18 @@ def build_spec(
             userns=userns,
         ),
     )
+
+
+def _check_mapped(user: oci.User, userns: Maps) -> None:
+    """Who the process is must be somebody in its user namespace."""
+    for field, ranges, numbers in (
+        ("--user", userns.uid_map, (user.uid,)),
+        ("--user", userns.gid_map, (user.gid,)),
+        ("--group-add", userns.gid_map, user.additional_gids),
+    ):
+        for number in numbers if ranges else ():
+            if not any(0 <= number - one.container_id < one.size for one in ranges):
+                raise InvalidConfig(field, f"{number} is in no range of --userns or its maps")
 
 
 def _check(config: ContainerConfig) -> None:
@@ -129,8 +144,9 @@ def _hostname(config: ContainerConfig, place: Place, mode: NamespaceMode) -> str
 
 
 def _mount_defaults(
-    config: ContainerConfig, place: Place, modes: Mapping[str, NamespaceMode]
+    config: ContainerConfig, place: Place, modes: Mapping[str, NamespaceMode], userns: Maps
 ) -> mounts.Defaults:
+    is_mapped = not userns.is_host
     return mounts.Defaults(
         ipc=modes["ipc"],
         pod_shm=place.shm,
@@ -138,6 +154,8 @@ def _mount_defaults(
         is_privileged=config.security.privileged,
         is_read_only=config.read_only,
         files=place.files,
+        binds_sys=is_mapped and modes["net"] is NamespaceMode.HOST,
+        binds_proc=is_mapped and modes["pid"] is NamespaceMode.HOST,
     )
 
 

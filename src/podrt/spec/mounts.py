@@ -38,7 +38,11 @@ class SharedFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What the default set of mounts depends on."""
+    """What the default set of mounts depends on.
+
+    `binds_sys` and `binds_proc`: the host's is shown, for the kernel makes none of namespaces
+    that another user namespace owns.
+    """
 
     ipc: NamespaceMode
     pod_shm: str
@@ -46,6 +50,8 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     is_privileged: bool
     is_read_only: bool
     files: SharedFiles
+    binds_sys: bool = False
+    binds_proc: bool = False
 
 
 @functools.lru_cache(maxsize=256)
@@ -53,9 +59,9 @@ def default_mounts(wanted: Defaults) -> Mapping[str, Mount]:
     """podman's default mounts, by destination."""
     access = "rw" if wanted.is_privileged else "ro"
     found = [
-        _mount("/proc", "proc", "proc", "nosuid,noexec,nodev"),
+        _kernel_files("/proc", "proc", "nosuid,noexec,nodev", is_bind=wanted.binds_proc),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid,noexec,strictatime,mode=755,size=65536k"),
-        _mount("/sys", "sysfs", "sysfs", f"nosuid,noexec,nodev,{access}"),
+        _kernel_files("/sys", "sysfs", f"nosuid,noexec,nodev,{access}", is_bind=wanted.binds_sys),
         _mount(
             "/dev/pts",
             "devpts",
@@ -75,6 +81,14 @@ def _mount(destination: str, kind: str, source: str, options: str) -> Mount:
     return Mount(
         destination=destination, type=kind, source=source, options=tuple(options.split(","))
     )
+
+
+def _kernel_files(destination: str, kind: str, options: str, *, is_bind: bool) -> Mount:
+    if is_bind:
+        # All that is mounted below comes along, so it is read-only as well.
+        words = ["rro" if word == "ro" else word for word in options.split(",")]
+        return _mount(destination, "bind", destination, f"rbind,{','.join(words)},rprivate")
+    return _mount(destination, kind, kind, options)
 
 
 def _ipc_mounts(wanted: Defaults) -> Iterator[Mount]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from podrt.errors import InvalidConfig
 from podrt.linux.caps import NAMES, full_name
@@ -102,6 +103,10 @@ def readonly_paths(security: Security) -> tuple[str, ...]:
 
 
 def _unmasked(security: Security, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Without those unmasked; "*" stands for a name, as podman has it."""
     if security.privileged or any(path.upper() == "ALL" for path in security.unmask):
         return ()
-    return tuple(path for path in paths if path not in security.unmask)
+    patterns = [pattern for pattern in security.unmask if pattern.startswith("/")]
+    return tuple(
+        path for path in paths if not any(PurePosixPath(path).match(one) for one in patterns)
+    )

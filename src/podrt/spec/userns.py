@@ -14,6 +14,7 @@ import msgspec
 
 from podrt.errors import InvalidConfig, LimitReached, Unsupported
 from podrt.model.runtimespec import IdMapping
+from podrt.model.userns import GivenIds, IdRange
 
 IDS_END = 1 << 32
 # Podman's own numbers: how many IDs a container gets that does not say.
@@ -84,6 +85,24 @@ class Maps(msgspec.Struct, frozen=True, kw_only=True):
     def is_host(self) -> bool:
         """Whether the container has no user namespace of its own."""
         return not self.path and not self.uid_map
+
+
+def to_maps(ids: GivenIds, path: str = "") -> Maps:
+    """A record's user namespace for a specification; `path` is where it is joined, if not made."""
+    uids, gids = (
+        tuple(IdMapping(container_id=r.inside, host_id=r.outside, size=r.count) for r in ranges)
+        for ranges in (ids.uid_map, ids.gid_map)
+    )
+    return Maps(path=path or ids.path, uid_map=uids, gid_map=gids, user=ids.user)
+
+
+def to_ids(maps: Maps) -> GivenIds:
+    """What a record keeps of resolved maps."""
+    uids, gids = (
+        tuple(IdRange(one.container_id, one.host_id, one.size) for one in ranges)
+        for ranges in (maps.uid_map, maps.gid_map)
+    )
+    return GivenIds(path=maps.path, uid_map=uids, gid_map=gids, user=maps.user)
 
 
 def parse_userns(
@@ -174,7 +193,8 @@ def check_map(ranges: Sequence[IdMapping], field: str) -> None:
             if one.first < end:
                 raise InvalidConfig(field, f"ID {one.first} {side} is mapped twice")
             end = one.end
-        if end > IDS_END:
+        # The kernel takes no range that has the last number: it means none.
+        if end >= IDS_END:
             raise InvalidConfig(field, f"IDs {side} end before {end - 1}")
 
 
@@ -229,8 +249,8 @@ def resolve(
     if caller.uid == 0:
         raise InvalidConfig("--userns nomap", "is not for root")
     return Maps(
-        uid_map=_in_a_row(_subordinate(caller.subuids, "uid")),
-        gid_map=_in_a_row(_subordinate(caller.subgids, "gid")),
+        uid_map=in_a_row(_subordinate(caller.subuids, "uid")),
+        gid_map=in_a_row(_subordinate(caller.subgids, "gid")),
     )
 
 
@@ -264,7 +284,7 @@ def _free(ranges: Sequence[Range], taken: Sequence[Range], size: int, kind: str)
                 first = used.end
         if first + size <= one.end:
             return Range(first, size)
-    raise LimitReached(f"/etc/sub{kind}", f"no {size} IDs in a row are free")
+    raise LimitReached("--userns auto", f"no {size} IDs in a row are free in /etc/sub{kind}")
 
 
 def _around(fixed: Sequence[IdMapping], free: Range) -> Iterator[IdMapping]:
@@ -313,7 +333,8 @@ def _again(own: Sequence[IdMapping], size: int) -> tuple[IdMapping, ...]:
     )
 
 
-def _in_a_row(ranges: Sequence[Range], start: int = 0) -> tuple[IdMapping, ...]:
+def in_a_row(ranges: Sequence[Range], start: int = 0) -> tuple[IdMapping, ...]:
+    """A map from `start` on to every ID of `ranges`, in their order."""
     found = []
     for one in ranges:
         found.append(IdMapping(container_id=start, host_id=one.first, size=one.count))

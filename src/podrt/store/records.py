@@ -18,6 +18,7 @@ from podrt.model.container import ContainerConfig
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
 from podrt.model.states import NO_FACTS, Facts
+from podrt.model.userns import GivenIds
 
 SCHEMA = 2
 """Of the records below; every segment and snapshot carries the one it was written with."""
@@ -47,7 +48,8 @@ class PodRecord(Record, frozen=True, kw_only=True):
     """A pod. `config.name` is never empty here.
 
     `lock` is its number in the lock table; `cgroup_path` is "" without a pod cgroup; `namespace`
-    is the tenant's label; the `removing_*` lists are what a second `rm` has to finish.
+    is the tenant's label; the `removing_*` lists are what a second `rm` has to finish; `userns` is
+    the user namespace of all members, None the host's.
     """
 
     config: PodConfig
@@ -60,6 +62,7 @@ class PodRecord(Record, frozen=True, kw_only=True):
     removing_volumes: tuple[str, ...] = ()
     removing_cgroups: tuple[str, ...] = ()
     removing_service: str = ""
+    userns: GivenIds | None = None
 
 
 class ContainerRecord(Record, frozen=True, kw_only=True):
@@ -67,7 +70,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
 
     `pod_id` is "" outside a pod; `run` is the number of the latest run that was asked for;
     `wanted` is the state asked for ("" before the first wish); `cleaned_run` is the latest run
-    whose mounts and network are gone; `facts` are those folded so far (see `store.facts`).
+    whose mounts and network are gone; `facts` are those folded so far (see `store.facts`);
+    `userns` is its user namespace or its pod's, None the host's.
     """
 
     config: ContainerConfig
@@ -83,6 +87,7 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     cgroup_path: str = ""
     image_id: str = ""
     namespace: str = ""
+    userns: GivenIds | None = None
 
     @property
     def group_id(self) -> str:
@@ -136,7 +141,8 @@ class IntentRecord(Record, frozen=True, kw_only=True):
 
 
 class MetaRecord(Record, frozen=True, kw_only=True):
-    """A value of the state as a whole, such as the boot it was last used in (`id` "boot")."""
+    """A value of the state as a whole, such as the boot it was last used in (`id` "boot"), or the
+    host's IDs that a pod or container got (`id` "ids:" and its own)."""
 
     value: str = ""
 

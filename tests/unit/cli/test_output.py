@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from podrt.cli.moments import point_in_time_ns
 from podrt.cli.output import binary_size, decimal_size, duration
-from podrt.cli.prune import point_in_time_ns
 from podrt.errors import InvalidConfig
 
 

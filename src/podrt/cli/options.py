@@ -1,0 +1,243 @@
+"""Every option of podman's verbs for pods and containers, and where podrt stands with it.
+
+Read from podman 4.3.1 and from the manual pages of podman 5. Only a command line that was refused
+looks in here: an option that podrt does not have yet is named as such, not as a mistake. What
+works is in `--help`, which a test holds this table against.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from podrt.errors import Unsupported
+
+
+class Options(NamedTuple):
+    """The long options of a verb, without their dashes, in one of three states."""
+
+    works: str = ""
+    not_yet: str = ""
+    not_ours: str = ""
+
+
+def missing(verb: str, flag: str) -> Unsupported | None:
+    """The error for an option of podman's that `verb` does not have; None for any other word."""
+    options = OPTIONS.get(verb)
+    name = flag.partition("=")[0].removeprefix("--")
+    if options is None or not flag.startswith("--"):
+        return None
+    if name in options.not_ours.split():
+        return Unsupported(f"--{name}", NOT_OURS[name])
+    if name in options.not_yet.split():
+        return Unsupported(f"--{name}", "it is not built yet")
+    return None
+
+
+OPTIONS: dict[str, Options] = {
+    "pod create": Options(
+        works=(
+            "add-host blkio-weight cgroup-parent cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
+            "cpuset-mems exit-policy gidmap hostname infra infra-command infra-name label memory "
+            "memory-reservation memory-swap name pod-id-file replace restart share share-parent "
+            "shm-size subgidname subuidname sysctl uidmap userns"
+        ),
+        not_yet=(
+            "blkio-weight-device device device-read-bps device-write-bps dns dns-option "
+            "dns-search gpus hosts-file ip ip6 label-file mac-address network network-alias "
+            "no-hostname no-hosts pid publish security-opt shm-size-systemd uts volume "
+            "volumes-from"
+        ),
+        not_ours="infra-conmon-pidfile infra-image",
+    ),
+    "pod start": Options(
+        works="all latest",
+        not_yet="pod-id-file",
+    ),
+    "pod stop": Options(
+        works="all ignore latest time timeout",
+        not_yet="pod-id-file",
+    ),
+    "pod restart": Options(
+        works="all latest time timeout",
+    ),
+    "pod pause": Options(
+        works="all latest",
+    ),
+    "pod unpause": Options(
+        works="all latest",
+    ),
+    "pod kill": Options(
+        works="all latest signal",
+    ),
+    "pod rm": Options(
+        works="all force ignore latest time",
+        not_yet="pod-id-file",
+    ),
+    "pod ps": Options(
+        works="ctr-ids ctr-names ctr-status filter format latest no-trunc noheading quiet sort",
+        not_yet="ns",
+    ),
+    "pod inspect": Options(
+        works="format latest",
+    ),
+    "pod exists": Options(),
+    "pod logs": Options(
+        not_yet="color container follow latest names since tail timestamps until",
+    ),
+    "pod top": Options(
+        works="latest",
+    ),
+    "pod stats": Options(
+        works="all format interval latest no-reset no-stream no-trunc",
+    ),
+    "pod prune": Options(
+        works="force",
+    ),
+    "pod clone": Options(
+        not_yet=(
+            "blkio-weight blkio-weight-device cgroup-parent cpu-shares cpus cpuset-cpus "
+            "cpuset-mems destroy device device-read-bps device-write-bps gidmap gpus hostname "
+            "infra-command infra-name label label-file memory memory-swap name pid restart "
+            "security-opt shm-size shm-size-systemd start subgidname subuidname sysctl uidmap "
+            "userns uts volume volumes-from"
+        ),
+        not_ours="infra-conmon-pidfile",
+    ),
+    "create": Options(
+        works=(
+            "annotation blkio-weight cap-add cap-drop cgroup-parent cidfile cpu-period cpu-quota "
+            "cpu-shares cpus cpuset-cpus cpuset-mems device entrypoint env gidmap group-add "
+            "hostname init-ctr interactive ipc label log-opt memory memory-reservation "
+            "memory-swap name network oom-score-adj pid pids-limit pod privileged read-only "
+            "replace requires restart rm security-opt shm-size stop-signal stop-timeout "
+            "subgidname subuidname sysctl tmpfs tty uidmap ulimit umask user userns uts volume "
+            "workdir"
+        ),
+        not_yet=(
+            "add-host attach blkio-weight-device cgroup-conf cgroupns cgroups device-cgroup-rule "
+            "device-read-bps device-read-iops device-write-bps device-write-iops dns dns-option "
+            "dns-search env-file env-host env-merge expose gpus group-entry health-cmd "
+            "health-interval health-log-destination health-max-log-count health-max-log-size "
+            "health-on-failure health-retries health-start-period health-startup-cmd "
+            "health-startup-interval health-startup-retries health-startup-success "
+            "health-startup-timeout health-timeout hosts-file http-proxy image-volume init "
+            "init-path ip ip6 label-file log-driver mac-address mount network-alias "
+            "no-healthcheck no-hostname no-hosts passwd-entry personality pidfile pod-id-file "
+            "publish publish-all quiet read-only-tmpfs rootfs sdnotify secret shm-size-systemd "
+            "systemd timeout tz unsetenv unsetenv-all volumes-from"
+        ),
+        not_ours=(
+            "arch authfile cert-dir chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds "
+            "decryption-key disable-content-trust hostuser memory-swappiness oom-kill-disable os "
+            "platform pull rdt-class retry retry-delay seccomp-policy tls-verify variant"
+        ),
+    ),
+    "run": Options(
+        works=(
+            "annotation blkio-weight cap-add cap-drop cgroup-parent cidfile cpu-period cpu-quota "
+            "cpu-shares cpus cpuset-cpus cpuset-mems detach device entrypoint env gidmap "
+            "group-add hostname init-ctr interactive ipc label log-opt memory memory-reservation "
+            "memory-swap name network oom-score-adj pid pids-limit pod privileged read-only "
+            "replace requires restart rm security-opt shm-size sig-proxy stop-signal stop-timeout "
+            "subgidname subuidname sysctl tmpfs tty uidmap ulimit umask user userns uts volume "
+            "workdir"
+        ),
+        not_yet=(
+            "add-host attach blkio-weight-device cgroup-conf cgroupns cgroups detach-keys "
+            "device-cgroup-rule device-read-bps device-read-iops device-write-bps "
+            "device-write-iops dns dns-option dns-search env-file env-host env-merge expose gpus "
+            "group-entry health-cmd health-interval health-log-destination health-max-log-count "
+            "health-max-log-size health-on-failure health-retries health-start-period "
+            "health-startup-cmd health-startup-interval health-startup-retries "
+            "health-startup-success health-startup-timeout health-timeout hosts-file http-proxy "
+            "image-volume init init-path ip ip6 label-file log-driver mac-address mount "
+            "network-alias no-healthcheck no-hostname no-hosts passwd passwd-entry personality "
+            "pidfile pod-id-file preserve-fd preserve-fds publish publish-all quiet "
+            "read-only-tmpfs rmi rootfs sdnotify secret shm-size-systemd systemd timeout tz "
+            "unsetenv unsetenv-all volumes-from"
+        ),
+        not_ours=(
+            "arch authfile cert-dir chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds "
+            "decryption-key disable-content-trust hostuser memory-swappiness oom-kill-disable os "
+            "platform pull rdt-class retry retry-delay seccomp-policy tls-verify variant"
+        ),
+    ),
+    "start": Options(
+        works="all latest",
+        not_yet="attach detach-keys filter interactive sig-proxy",
+    ),
+    "stop": Options(
+        works="all ignore latest time timeout",
+        not_yet="cidfile filter",
+    ),
+    "restart": Options(
+        works="all cidfile filter latest running time timeout",
+    ),
+    "pause": Options(
+        works="all cidfile filter latest",
+    ),
+    "unpause": Options(
+        works="all cidfile filter latest",
+    ),
+    "kill": Options(
+        works="all latest signal",
+        not_yet="cidfile",
+    ),
+    "rm": Options(
+        works="all force ignore latest time",
+        not_yet="cidfile depend filter volumes",
+    ),
+    "ps": Options(
+        works="all filter format last latest no-trunc noheading pod quiet sort",
+        not_yet="ns size watch",
+        not_ours="external sync",
+    ),
+    "inspect": Options(
+        works="format type",
+        not_yet="latest size",
+    ),
+    "logs": Options(
+        works="follow names since tail timestamps until",
+        not_yet="color latest",
+    ),
+    "top": Options(
+        works="latest",
+    ),
+    "stats": Options(
+        works="all format interval latest no-reset no-stream no-trunc",
+    ),
+    "wait": Options(
+        works="all ignore latest",
+        not_yet="condition exit-first-match interval return-on-first",
+    ),
+}
+
+NOT_OURS: dict[str, str] = {
+    "arch": "images are imported for this machine",
+    "authfile": "nothing is pulled from registries",
+    "cert-dir": "nothing is pulled from registries",
+    "chrootdirs": "what it serves is not in the runtime specification",
+    "conmon-pidfile": "there is no conmon: one monitor watches a whole pod",
+    "cpu-rt-period": "kernels with cgroup v2 do not have it",
+    "cpu-rt-runtime": "kernels with cgroup v2 do not have it",
+    "creds": "nothing is pulled from registries",
+    "decryption-key": "nothing is pulled from registries",
+    "disable-content-trust": "nothing is pulled from registries",
+    "external": "there is no other tool's storage to look into",
+    "hostuser": "users of the host are not written into containers",
+    "infra-conmon-pidfile": "there is no conmon: one monitor watches a whole pod",
+    "infra-image": "the infra container has no image",
+    "memory-swappiness": "cgroup v2 does not have it",
+    "oom-kill-disable": "cgroup v2 does not have it",
+    "os": "images are imported for this machine",
+    "platform": "images are imported for this machine",
+    "pull": "nothing is pulled from registries",
+    "rdt-class": "the kernel's resource control groups are not used",
+    "retry": "nothing is pulled from registries",
+    "retry-delay": "nothing is pulled from registries",
+    "seccomp-policy": "images carry no filters",
+    "sync": "states come from the kernel, never from a copy",
+    "tls-verify": "nothing is pulled from registries",
+    "variant": "images are imported for this machine",
+}
+"""Why podrt will not have an option."""
