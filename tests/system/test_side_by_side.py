@@ -110,6 +110,12 @@ MEANT = (
     Row("call socket 40", "1", "0", "the newer profile forbids AF_VSOCK"),
     Row("call (298|321)", r"\d+", "1", "newer profile: with CAP_PERFMON, CAP_BPF", "PERFMON"),
     Row("mount /proc/interrupts", "devtmpfs .*", NONE, "security.md: today's masks as well"),
+    Row(
+        "mount /proc/(keys|timer_list)",
+        r"devtmpfs \([^)]*\) relatime,ro",
+        r"tmpfs \([^)]*\) relatime,ro",
+        "each masks with the /dev/null that it was given; neither can be changed through it",
+    ),
     Row("path /proc/interrupts", "20666 1:3 .*", "100444 .*", "security.md: today's masks"),
     Row(
         "mount /proc/(acpi|bus|fs|irq|sys)|mount /sys/(dev/block|firmware)|mount /etc",

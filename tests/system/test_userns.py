@@ -336,7 +336,13 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 # crun refuses a hybrid of cgroup versions; podman leaves a mount of its store behind.
-AS_PODMAN_NEEDS = "umount /sys/fs/cgroup/unified 2>/dev/null; "
+# crun refuses hybrid cgroups, and gives the /dev/null that is its standard input to the
+# container's user: in a mount namespace it sees v1 alone, and a device of its own.
+AS_PODMAN_NEEDS = (
+    "umount /sys/fs/cgroup/unified 2>/dev/null; mount -t tmpfs -o mode=700,nosuid none /mnt && "
+    "mknod -m 666 /mnt/null c 1 3 && mount --bind /mnt/null /dev/null && "
+    "exec </dev/null || exit 98; "
+)
 
 
 @pytest.fixture
