@@ -162,14 +162,22 @@ static void hide_paths(int channel)
 	    "proc/asound", "proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger",
 	};
 	const unsigned long proc_flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-	const char *blank = NULL;
+	const struct {
+		uint64_t set, clear, propagation, user_namespace;
+	} attributes = {.set = MS_RDONLY};
+	const char *blank = NULL, *null = NULL;
 	struct stat info;
 
 	for (size_t i = 0; i < sizeof masks / sizeof *masks; i++) {
 		if (stat(masks[i], &info) < 0)
 			continue;
-		if (!S_ISDIR(info.st_mode)) {
-			TRY(masks[i], mount("/dev/null", masks[i], NULL, MS_BIND, NULL));
+		if (!S_ISDIR(info.st_mode) && null) {
+			TRY(masks[i], mount(null, masks[i], NULL, MS_BIND, NULL));
+		} else if (!S_ISDIR(info.st_mode)) {
+			null = masks[i]; /* and one read-only /dev/null every masked file */
+			TRY(null, mount("/dev/null", null, NULL, MS_BIND, NULL));
+			TRY(null, syscall(SYS_mount_setattr, AT_FDCWD, null, 0, &attributes,
+					  sizeof attributes));
 		} else if (blank) {
 			TRY(masks[i], mount(blank, masks[i], NULL, MS_BIND, NULL));
 		} else {

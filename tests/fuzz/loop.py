@@ -79,7 +79,8 @@ def run_all(target: Target, seeds: range, seconds: float, progress: int) -> dict
                 # The sanitizer's own thread looks at the memory in use ten times a second.
                 time.sleep(0.02)
                 now = open_descriptors()
-            assert before in (None, now), f"open before: {before}, after input {number}: {now}"
+            left = f"descriptors left open: {now}, before: {before}; since {number} ago"
+            assert before in (None, now), left
             before = now
     return figures
 

@@ -223,7 +223,7 @@ def test_locks_of_a_table_that_cannot_be_read_fail_in_one_line(bare: Podrt) -> N
 
 
 def test_locks_with_a_wrong_command_line_fail_in_one_line(bare: Podrt) -> None:
-    for words in (["--format", "{{.Lock}}"], ["--such"], ["shop"]):
+    for words in (["--format", "{{.Lock"], ["--such"], ["shop"]):
         bare.fails(125, "system", "locks", *words)
 
 

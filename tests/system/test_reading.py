@@ -301,7 +301,7 @@ async def test_stats_of_what_is_not_there_are_refused(place: Place, read: Reader
     assert read.fails("pod", "stats", "--no-stream", "nothing") == "no such pod: nothing"
     assert "cannot be used together" in read.fails("stats", "--all", "a")
     assert "at least 1" in read.fails("pod", "stats", "--interval", "0")
-    assert "not supported" in read.fails("stats", "--format", "{{.ID}}")
+    assert "template" in read.fails("stats", "--format", "{{.ID")
     assert read("stats", "--no-stream").count("\n") == 1
 
 

@@ -221,6 +221,10 @@ class _Salvage:
                 self.lost.append(f"{path}: a frame that says it is {seq}")
                 continue
             self.highest = max(self.highest, seq)
+            if kind == END:
+                # Also of what the snapshot holds: it tells whether the next segment follows it.
+                seal = frames.crc32(body[start - frames.HEAD_BYTES : start])
+                self._seals.setdefault(seq + 1, seal)
             if seq <= self._read_up_to:
                 continue
             if seq > self._read_up_to + 1:
@@ -228,8 +232,6 @@ class _Salvage:
             self._read_up_to = seq
             if kind == TRANSACTION:
                 self._take_frame(body[start : start + length], path, HEADER_BYTES + start, schema)
-            elif kind == END:
-                self._seals[seq + 1] = frames.crc32(body[start - frames.HEAD_BYTES : start])
         end = max((start + length + 7 & ~7 for *_, start, length in found), default=0)
         if end < len(body):
             self.lost.append(f"{path}: {len(body) - end} bytes at its end")
