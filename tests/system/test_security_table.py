@@ -281,16 +281,25 @@ def test_descriptor_that_the_monitor_inherited_reaches_no_program(
 def overwrite_after_death(pid: int) -> int:
     """Take hold of a process's binary, end the process, write: the error, or 0."""
     held = os.open(f"/proc/{pid}/exe", os.O_PATH)
+    errors: list[int] = []
+
+    def is_decided() -> bool:
+        try:
+            with open(f"/proc/self/fd/{held}", "ab") as file:
+                file.write(b"x")
+        except OSError as exc:
+            errors.append(exc.errno or -1)
+            # A child of it may take a moment to follow.
+            return exc.errno != errno.ETXTBSY
+        errors.append(0)
+        return True
+
     try:
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not Path(f"/proc/{pid}/exe").exists(), "the monitor's end")
-        with open(f"/proc/self/fd/{held}", "ab") as file:
-            file.write(b"x")
-    except OSError as exc:
-        return exc.errno or -1
+        wait_for(is_decided, "the end of the monitor and its child")
     finally:
         os.close(held)
-    return 0
+    return errors[-1]
 
 
 def test_binary_of_the_monitor_cannot_be_overwritten_by_whoever_holds_it(
