@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from podrt.errors import InvalidConfig
+from podrt.linux.sysctls import namespace_of
 from podrt.model import runtimespec as oci
 from podrt.model.unsupported import unsupported
 
@@ -34,13 +35,6 @@ MAX_SYSCTL = 255
 _CLOCKS = {"monotonic": 1, "boottime": 7}
 _NANOSECONDS = 1_000_000_000
 _PART = re.compile(r"[^./\0\s][^.\0\s]*")
-_IPC_SYSCTLS = frozenset(
-    f"kernel.{name}"
-    for name in (
-        "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced msg_next_id sem_next_id "
-        "shm_next_id"
-    ).split()
-)
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,7 +200,7 @@ def _sysctls(settings: tuple[tuple[str, str], ...], kinds: frozenset[str]) -> tu
     made = []
     for key, value in settings:
         name = _sysctl_name(key)
-        kind = _namespace_of(name)
+        kind = namespace_of(name).replace("net", "network")
         field = f"linux.sysctl[{key}]"
         if not kind:
             raise InvalidConfig(field, "is not separate for each container")
@@ -226,13 +220,3 @@ def _sysctl_name(key: str) -> str:
     if not all(_PART.fullmatch(part) for part in name.split(".")):
         raise InvalidConfig(f"linux.sysctl[{key}]", "is no kernel parameter")
     return name
-
-
-def _namespace_of(name: str) -> str:
-    if name.startswith("net."):
-        return "network"
-    if name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
-        return "ipc"
-    if name in ("kernel.domainname", "kernel.hostname"):
-        return "uts"
-    return ""

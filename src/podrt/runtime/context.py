@@ -11,7 +11,7 @@ import trio
 from podrt.cgroups.base import CgroupManager
 from podrt.config import Settings
 from podrt.engines.plan import cgroup_view
-from podrt.errors import EngineFailed, RuntimeClosed
+from podrt.errors import EngineFailed, Removed, RuntimeClosed
 from podrt.layout import Layout
 from podrt.linux.mounts import read_mounts
 from podrt.locks.locks import Locks
@@ -82,6 +82,22 @@ class Context:
     def record(self, build: Build) -> None:
         """Commit a transaction that a crash of podrt survives and a power cut may void."""
         self.store.transact(build)
+
+    def load_container(self, container_id: str) -> ContainerRecord:
+        """A container as it stands now. Raises: Removed."""
+        self.view.refresh()
+        record = self.store.tables.get(ContainerRecord, container_id)
+        if record is None:
+            raise Removed("container", container_id[:12])
+        return record
+
+    def load_pod(self, pod_id: str) -> PodRecord:
+        """A pod as it stands now. Raises: Removed."""
+        self.view.refresh()
+        pod = self.store.tables.get(PodRecord, pod_id)
+        if pod is None:
+            raise Removed("pod", pod_id[:12])
+        return pod
 
     def group_id(self, container: ContainerRecord) -> str:
         """The group whose monitor watches a container: its pod, or itself."""

@@ -15,7 +15,7 @@ import trio
 
 from podrt.engines.monitor import Monitor
 from podrt.engines.wire import Kind
-from podrt.errors import InvalidState, PodrtError, Removed, Unsupported
+from podrt.errors import InvalidState, PodrtError, Unsupported
 from podrt.linux import proc
 from podrt.model.states import ContainerState, Phase
 from podrt.model.verbs import Verb
@@ -69,9 +69,9 @@ async def unpause_pod(ctx: Context, pod_id: str) -> Outcomes:
 async def pause_container(ctx: Context, container_id: str) -> None:
     """Freeze one container. Raises: InvalidState when it does not run."""
     ctx.check_open()
-    record = _load(ctx, container_id)
+    record = ctx.load_container(container_id)
     async with claim(ctx, ctx.group_id(record), Verb.PAUSE):
-        record = _load(ctx, container_id)
+        record = ctx.load_container(container_id)
         _refuse_infra(ctx, record, "pause")
         if not _can_freeze(ctx, record):
             state = ctx.view.state(record)
@@ -90,9 +90,9 @@ async def pause_container(ctx: Context, container_id: str) -> None:
 async def unpause_container(ctx: Context, container_id: str) -> None:
     """Thaw one container. Raises: InvalidState when it is not paused."""
     ctx.check_open()
-    record = _load(ctx, container_id)
+    record = ctx.load_container(container_id)
     async with claim(ctx, ctx.group_id(record), Verb.PAUSE):
-        record = _load(ctx, container_id)
+        record = ctx.load_container(container_id)
         _refuse_infra(ctx, record, "unpause")
         if not _is_paused(ctx, record):
             raise InvalidState(
@@ -106,21 +106,10 @@ async def unpause_container(ctx: Context, container_id: str) -> None:
 
 
 def _load_pod(ctx: Context, pod_id: str, verb: str) -> tuple[PodRecord, list[ContainerRecord]]:
-    ctx.view.refresh()
-    pod = ctx.store.tables.get(PodRecord, pod_id)
-    if pod is None:
-        raise Removed("pod", pod_id[:12])
+    pod = ctx.load_pod(pod_id)
     if pod.removing:
         raise InvalidState(verb, f"pod {pod.config.name}", "it is being removed")
     return pod, ctx.view.members(pod_id)
-
-
-def _load(ctx: Context, container_id: str) -> ContainerRecord:
-    ctx.view.refresh()
-    record = ctx.store.tables.get(ContainerRecord, container_id)
-    if record is None:
-        raise Removed("container", container_id[:12])
-    return record
 
 
 def _refuse_infra(ctx: Context, record: ContainerRecord, verb: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 
-from podrt.errors import DependencyFailed, InvalidState, PodrtError, Removed
+from podrt.errors import DependencyFailed, InvalidState, PodrtError
 from podrt.model.states import ContainerState, Phase
 from podrt.model.verbs import Verb
 from podrt.store.records import ContainerRecord
@@ -121,10 +121,7 @@ async def restart_container(
     Raises: InvalidState when it is paused, or when something it needs does not run.
     """
     ctx.check_open()
-    ctx.view.refresh()
-    record = ctx.store.tables.get(ContainerRecord, container_id)
-    if record is None:
-        raise Removed("container", container_id[:12])
+    record = ctx.load_container(container_id)
     group_id = ctx.group_id(record)
     async with claim(ctx, group_id, Verb.RESTART):
         record, pod = load_startable(ctx, container_id, "restart")

@@ -68,10 +68,7 @@ def load_pod(ctx: Context, pod_id: str, verb: str) -> tuple[PodRecord, list[Cont
 
     Raises: Removed, InvalidState, NothingToStart.
     """
-    ctx.view.refresh()
-    pod = ctx.store.tables.get(PodRecord, pod_id)
-    if pod is None:
-        raise Removed("pod", pod_id[:12])
+    pod = ctx.load_pod(pod_id)
     if pod.removing:
         raise InvalidState(verb, f"pod {pod.config.name}", "it is being removed")
     members = ctx.view.members(pod_id)
@@ -290,10 +287,7 @@ async def start_container(ctx: Context, container_id: str) -> None:
     Raises: PodrtError; a running container is no error.
     """
     ctx.check_open()
-    ctx.view.refresh()
-    record = ctx.store.tables.get(ContainerRecord, container_id)
-    if record is None:
-        raise Removed("container", container_id[:12])
+    record = ctx.load_container(container_id)
     group_id = ctx.group_id(record)
     async with claim(ctx, group_id, Verb.START):
         record, pod = load_startable(ctx, container_id, "start")
@@ -307,10 +301,7 @@ def load_startable(
     ctx: Context, container_id: str, verb: str
 ) -> tuple[ContainerRecord, PodRecord | None]:
     """A container and its pod, for a verb that starts it. Raises: Removed, InvalidState."""
-    ctx.view.refresh()
-    record = ctx.store.tables.get(ContainerRecord, container_id)
-    if record is None:
-        raise Removed("container", container_id[:12])
+    record = ctx.load_container(container_id)
     pod = ctx.pod_of(record)
     if record.removing or (pod is not None and pod.removing):
         raise InvalidState(verb, f"container {record.config.name}", "it is being removed")

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from podrt.engines.monitor import Monitor
-from podrt.errors import EngineFailed, InvalidState, PodrtError, Removed
+from podrt.errors import EngineFailed, InvalidState, PodrtError
 from podrt.model.states import ALIVE, ContainerState
 from podrt.model.verbs import Verb
 from podrt.store.records import ContainerRecord, PodRecord
@@ -41,10 +41,7 @@ async def stop_pod(ctx: Context, pod_id: str, *, timeout_s: int | None = None) -
     """Stop a pod's running containers, dependents first, and clean up after what was stopped."""
     ctx.check_open()
     async with claim(ctx, pod_id, Verb.STOP):
-        ctx.view.refresh()
-        pod = ctx.store.tables.get(PodRecord, pod_id)
-        if pod is None:
-            raise Removed("pod", pod_id[:12])
+        pod = ctx.load_pod(pod_id)
         if pod.removing:
             raise InvalidState("stop", f"pod {pod.config.name}", "it is being removed")
         async with open_group(ctx, pod_id, pod.config.cgroup_parent) as monitor:
@@ -143,10 +140,10 @@ async def _release(ctx: Context, monitor: Monitor, pod: PodRecord) -> None:
 async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | None = None) -> None:
     """Stop one container and clean up after it; one that does not run is no error."""
     ctx.check_open()
-    record = _load(ctx, container_id)
+    record = ctx.load_container(container_id)
     group_id = ctx.group_id(record)
     async with claim(ctx, group_id, Verb.STOP):
-        record = _load(ctx, container_id)
+        record = ctx.load_container(container_id)
         if record.config.is_infra:
             pod = ctx.pod_of(record)
             name = pod.config.name if pod is not None else record.pod_id[:12]
@@ -168,7 +165,7 @@ async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | No
 async def kill_container(ctx: Context, container_id: str, number: int) -> None:
     """Send a signal to a running container. Raises: InvalidState when it does not run."""
     ctx.check_open()
-    record = _load(ctx, container_id)
+    record = ctx.load_container(container_id)
     what = f"container {record.config.name}"
     if record.config.is_infra or ctx.view.state(record) not in ALIVE:
         raise InvalidState("kill", what, "can only kill running containers")
@@ -194,10 +191,7 @@ async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
 
 
 def _killable_pod(ctx: Context, pod_id: str) -> PodRecord:
-    ctx.view.refresh()
-    pod = ctx.store.tables.get(PodRecord, pod_id)
-    if pod is None:
-        raise Removed("pod", pod_id[:12])
+    pod = ctx.load_pod(pod_id)
     if pod.removing:
         raise InvalidState("kill", f"pod {pod.config.name}", "it is being removed")
     return pod
@@ -235,11 +229,3 @@ def _wish_killed(
     # HUP or USR1 ask a program to do something else than to end.
     if number in _ENDING_SIGNALS:
         wish_stopped(ctx, group_id, members)
-
-
-def _load(ctx: Context, container_id: str) -> ContainerRecord:
-    ctx.view.refresh()
-    record = ctx.store.tables.get(ContainerRecord, container_id)
-    if record is None:
-        raise Removed("container", container_id[:12])
-    return record

@@ -18,7 +18,7 @@ import trio
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor
 from podrt.engines.wire import Kind
-from podrt.errors import EngineFailed, InUse, InvalidState, MonitorGone, PodrtError, Removed
+from podrt.errors import EngineFailed, InUse, InvalidState, MonitorGone, PodrtError
 from podrt.linux import trees
 from podrt.model.resources import Resources
 from podrt.model.states import ALIVE, LIVE_PHASES, ContainerState, Phase
@@ -70,10 +70,7 @@ async def remove_pod(
     ctx.check_open()
     verb = Verb.FORCE_REMOVE if force else Verb.REMOVE
     async with claim(ctx, pod_id, verb):
-        ctx.view.refresh()
-        pod = ctx.store.tables.get(PodRecord, pod_id)
-        if pod is None:
-            raise Removed("pod", pod_id[:12])
+        pod = ctx.load_pod(pod_id)
         if only_if is not None and not only_if(pod):
             raise InvalidState("remove", f"pod {pod.config.name}", "it is in use again")
         members = ctx.view.members(pod_id)
@@ -418,9 +415,9 @@ async def remove_container_verb(
     Raises: InvalidState for a running one or an infra container; InUse naming its dependents.
     """
     ctx.check_open()
-    record = _load(ctx, container_id)
+    record = ctx.load_container(container_id)
     async with claim(ctx, ctx.group_id(record), Verb.FORCE_REMOVE if force else Verb.REMOVE):
-        record = _load(ctx, container_id)
+        record = ctx.load_container(container_id)
         if only_if is not None and not only_if(record):
             raise InvalidState("remove", f"container {record.config.name}", "it is in use again")
         _check_container(ctx, record, force=force)
@@ -466,11 +463,3 @@ def parent_of(ctx: Context, record: ContainerRecord) -> str:
     """The cgroup parent under which a container's group lives."""
     pod = ctx.pod_of(record)
     return pod.config.cgroup_parent if pod is not None else record.config.cgroup_parent
-
-
-def _load(ctx: Context, container_id: str) -> ContainerRecord:
-    ctx.view.refresh()
-    record = ctx.store.tables.get(ContainerRecord, container_id)
-    if record is None:
-        raise Removed("container", container_id[:12])
-    return record

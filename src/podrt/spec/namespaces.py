@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 
 from podrt.errors import InvalidConfig, Unsupported
+from podrt.linux.sysctls import namespace_of
 from podrt.model.container import NamespaceMode, Namespaces
 from podrt.model.runtimespec import Namespace
 
@@ -18,13 +19,6 @@ OCI_TYPES: Mapping[str, str] = {
     "cgroup": "cgroup",
 }
 _HOLDABLE = frozenset({"net", "ipc", "uts"})
-_IPC_SYSCTLS = frozenset(
-    f"kernel.{name}"
-    for name in (
-        "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced msg_next_id sem_next_id "
-        "shm_next_id"
-    ).split()
-)
 PING_SYSCTL = ("net.ipv4.ping_group_range", "0 0")
 
 
@@ -71,7 +65,9 @@ def sysctls(wanted: Mapping[str, str], found: Mapping[str, NamespaceMode]) -> Ma
     settings = dict([PING_SYSCTL]) if found["net"] is not NamespaceMode.HOST else {}
     for key, value in wanted.items():
         name = key.replace("/", ".")
-        kind = _namespace_of(name)
+        kind = namespace_of(name)
+        if not kind:
+            raise InvalidConfig(f"--sysctl {name}", "is not separate for each container")
         if kind == "uts":
             raise InvalidConfig(f"--sysctl {key}", "use --hostname")
         if found[kind] is NamespaceMode.HOST:
@@ -80,13 +76,3 @@ def sysctls(wanted: Mapping[str, str], found: Mapping[str, NamespaceMode]) -> Ma
             )
         settings[name] = value
     return settings
-
-
-def _namespace_of(key: str) -> str:
-    if key.startswith("net."):
-        return "net"
-    if key in _IPC_SYSCTLS or key.startswith("fs.mqueue."):
-        return "ipc"
-    if key in ("kernel.domainname", "kernel.hostname"):
-        return "uts"
-    raise InvalidConfig(f"--sysctl {key}", "is not separate for each container")
