@@ -48,28 +48,6 @@ class Hold:
         self._locks._leave(self._lock)
 
 
-class Held:
-    """A lock that `Locks.try_hold` took: `with held as owner_died:` gives it back at the end."""
-
-    __slots__ = ("_lock", "_locks", "_owner_died")
-
-    def __init__(self, locks: Locks, lock: Lock, owner_died: bool) -> None:
-        self._locks = locks
-        self._lock = lock
-        self._owner_died = owner_died
-
-    def __enter__(self) -> bool:
-        return self._owner_died
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._locks._leave(self._lock)
-
-
 class Locks:
     """The run root's locks for the tasks of one Trio run; `async with` closes them.
 
@@ -133,20 +111,6 @@ class Locks:
         again. Every task must take its locks in rising order.
         """
         return Hold(self, lock)
-
-    def try_hold(self, lock: Lock) -> Held | None:
-        """Takes a lock if that needs no waiting: a context manager, else None."""
-        if lock.number in self._turns:
-            return None
-        if self.order is not None:
-            self.order.check(lock)
-        got = self.table.acquire_nowait(lock.number)
-        if not got:
-            return None
-        self._turns[lock.number] = None
-        if self.order is not None:
-            self.order.enter(lock)
-        return Held(self, lock, got == 2)
 
     async def _enter(self, lock: Lock) -> bool:
         if self.order is not None:

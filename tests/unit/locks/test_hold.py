@@ -274,19 +274,6 @@ async def test_waiting_blocks_no_loop(open_locks: OpenLocks) -> None:
     assert all(ours.table.holder(index) is None for index in locks)
 
 
-async def test_try_hold_takes_only_what_is_free(open_locks: OpenLocks) -> None:
-    ours, theirs = open_locks(), open_locks()
-    index = ours.allocate(OWNER)
-    held = ours.try_hold(at(index))
-    assert held is not None
-    assert ours.try_hold(at(index)) is None
-    assert theirs.try_hold(at(index)) is None
-    with held as owner_died:
-        assert owner_died is False
-    async with theirs.hold(at(index)):
-        assert ours.try_hold(at(index)) is None
-
-
 async def test_close_tells_the_waiting_tasks_and_ends_the_thread(open_locks: OpenLocks) -> None:
     ours, theirs = open_locks(), open_locks()
     index = ours.allocate(OWNER)
@@ -350,9 +337,6 @@ async def test_order_of_locking_refuses_a_container_before_its_pod(open_locks: O
             with pytest.raises(AssertionError, match="lock order"):
                 async with locks.hold(lock):
                     pass
-            if lock is not second:
-                with pytest.raises(AssertionError, match="lock order"):
-                    locks.try_hold(lock)
     assert locks.order.is_idle
 
 
