@@ -218,6 +218,14 @@ def meet_a_full_disk(mount: str) -> None:
     with Store.open(folder) as store:
         # What the reserve held is anybody's now.
         assert fill(store, errno.ENOSPC) < count
+    # And without it nobody could free the disk.
+    with Store.open(folder) as store:
+        try:
+            store.transact(lambda _: [delete(PodRecord, pod(1).id)])
+        except StoreFailed as error:
+            assert error.errno == errno.ENOSPC
+        else:
+            raise AssertionError("a removal found space without the reserve")
     os.unlink(ballast)
     subprocess.run(["mount", "-o", "remount,size=4m", mount], check=True)
     with Store.open(folder) as store:

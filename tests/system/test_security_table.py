@@ -67,6 +67,7 @@ ROWS: dict[str, tuple[tuple[str, str], ...]] = {
         ("unit/images/test_archive.py", "test_unpack_through_a_symlink_parent_stays_inside"),
         ("unit/images/test_archive.py", "test_unpack_a_hard_link_to_outside_is_refused"),
         ("unit/images/test_archive.py", "test_unpack_a_name_with_dots_is_refused"),
+        ("unit/images/test_archive.py", "test_archives_that_write_outside_do_so_unchecked"),
     ),
     "fork bomb, memory hog, fd hog, log flood, full disk": (
         (HERE, "test_hogs_meet_their_limits_and_the_others_go_on"),
@@ -78,6 +79,7 @@ ROWS: dict[str, tuple[tuple[str, str], ...]] = {
     "hostile input": (
         ("unit/kube/test_documents.py", "test_parse_any_bytes_ends_in_values_or_an_error"),
         ("unit/kube/test_documents.py", "test_parse_a_bomb_ends_soon_in_little_memory"),
+        ("unit/kube/test_documents.py", "test_bomb_without_our_limits_grows_past_all_bounds"),
         ("unit/spec/test_hostile_specs.py",
          "test_compile_mutated_documents_gives_a_plan_or_an_error_with_a_field"),
         ("unit/store/test_damage.py",
@@ -391,8 +393,10 @@ def test_hogs_meet_their_limits_and_the_others_go_on(podrt: Podrt) -> None:
     bomb = "i=0; while [ $i -lt 40 ]; do busybox sleep 1 & i=$((i + 1)); done; echo grown"
     files = 'i=3; while [ $i -lt 30 ]; do eval "exec $i</dev/null"; i=$((i + 1)); done; echo grown'
     flood = "busybox yes 0123456789012345678901234567890123456789 | busybox head -c 4000000"
+    hoard = "busybox dd if=/dev/zero of=/dev/null bs=64M count=1 && echo grown"
     hogs = {
         "bomb": (("--pids-limit", "12"), bomb),
+        "hoard": (("--memory", "16m"), hoard),
         "files": (("--ulimit", "nofile=24:24"), files),
         "flood": (("--log-opt", "max-size=64k"), flood),
     }
@@ -403,7 +407,7 @@ def test_hogs_meet_their_limits_and_the_others_go_on(podrt: Podrt) -> None:
         podrt(*common, f"{name}-free", *command)
     podrt("pod", "start", "shop")
     wait_for(lambda: running(podrt) == {"calm"}, "the hogs' ends")
-    for name in ("bomb", "files"):
+    for name in ("bomb", "files", "hoard"):
         assert "grown" not in podrt.run("logs", name).stdout
         assert "grown" in podrt.run("logs", f"{name}-free").stdout
     sizes = {path.parent.name: path.stat().st_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
@@ -229,6 +230,31 @@ def test_unpack_hostile_archives_never_leaves_the_layer(outside: Path) -> None:
         assert os.listdir(outside) == ["secret"]
         for name in os.listdir(layer):
             trees.remove_tree(str(layer / name))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [symlink("out", "../outside"), entry("out/secret", b"evil")],
+        [entry("../outside/secret", b"evil")],
+        [hard_link("hard", "../outside/secret"), entry("hard", b"evil")],
+    ],
+    ids=["symlink", "dots", "hard link"],
+)
+def test_archives_that_write_outside_do_so_unchecked(tmp_path: Path, entries: list[Entry]) -> None:
+    """What the tests above refuse is an attack: whoever unpacks without checks falls for it."""
+    for name in ("checked", "unchecked"):
+        (tmp_path / name / "outside").mkdir(parents=True)
+        (tmp_path / name / "layer").mkdir()
+        (tmp_path / name / "outside/secret").write_text("untouched")
+    with contextlib.suppress(InvalidConfig):
+        unpack_bytes(tmp_path / "checked/layer", tar_of(entries))
+    assert (tmp_path / "checked/outside/secret").read_text() == "untouched"
+    tar = tmp_path / "a.tar"
+    tar.write_bytes(tar_of(entries))
+    with tarfile.open(tar) as archive:
+        archive.extractall(tmp_path / "unchecked/layer", filter="fully_trusted")
+    assert (tmp_path / "unchecked/outside/secret").read_text() == "evil"
 
 
 def random_entry(source: random.Random, names: list[str], targets: list[str]) -> Entry:
