@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import podrt
-
-NATIVE = Path(podrt.__file__).parent / "_native"
+# The sources: what is installed has the binary alone.
+NATIVE = Path(__file__).parents[2] / "src/podrt/_native"
 # (source file, what the protection is, what stands there without it)
 Change = tuple[str, str, str]
 
