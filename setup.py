@@ -39,6 +39,7 @@ COMMON_FLAGS = [
     "-O2",
     "-Wall",
     "-Wextra",
+    "-Wno-unused-parameter",  # functions of a table share their signature
     "-Wshadow",
     "-Wswitch-enum",
     "-fstack-protector-strong",

@@ -30,12 +30,12 @@ static int tell(const struct child *child, struct report report)
 _Noreturn void child_die(const struct child *child, int error)
 {
 	const uint32_t stage = child->launch->slot->stage & ~STAGE_AT_EXEC;
-	struct report report = {.stage = stage, .error = -error};
+	struct report report;
 	const struct wire_head head = {
 	    .type = MSG_FAILED, .version = WIRE_VERSION, .arg = -error, .a = stage};
 	const char *detail = child->detail ? child->detail : "";
 
-	snprintf(report.detail, sizeof(report.detail), "%s", detail);
+	set_report(&report, stage, -error, detail);
 	if (child->peer >= 0)
 		send_message(child->peer, &head, sizeof(head), detail, strlen(detail), -1);
 	_exit(child->peer < 0 && tell(child, report) < 0 ? 2 : 1);

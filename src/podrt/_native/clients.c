@@ -39,90 +39,67 @@ void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t sta
 	reply(m, asker, head, text, text ? strlen(text) : 0);
 }
 
-static int answer_hello(struct monitor *m, const struct request *request, int ignored)
+void reply_ok(struct monitor *m, const struct request *request, const void *body, size_t body_bytes)
+{
+	struct wire_head head = {.type = MSG_OK};
+
+	memcpy(head.id, request->head.id, ID_BYTES);
+	reply(m, request->asker, head, body, body_bytes);
+}
+
+static int answer_hello(struct monitor *m, const struct request *request)
 {
 	const uint64_t versions =
 	    (uint64_t)WIRE_VERSION << 32 | JOURNAL_VERSION << 16 | PLAN_VERSION;
 	struct wire_head head = {.type = MSG_OK, .a = versions, .b = (uint64_t)getpid()};
 
-	(void)ignored;
 	memcpy(head.id, m->id, ID_BYTES);
 	reply(m, request->asker, head, &m->journal.seq, sizeof(m->journal.seq));
 	return LATER;
 }
 
-/* A container is known from its first START or ADOPT on; forgetting it twice is forgetting. */
-static int ask_container(struct monitor *m, const struct request *request, int event)
-{
-	struct container *c = table_find(&m->table, request->head.id);
-	const bool makes = event == EVENT_START || event == EVENT_ADOPT;
-	const uint32_t run = makes || event == EVENT_FORGET ? 0 : request->head.run;
-
-	if (event == EVENT_START && request->fd < 0)
-		return -EPROTO;
-	if (!c && event == EVENT_FORGET)
-		return 0;
-	if (!c && makes)
-		c = table_add(&m->table, request->head.id);
-	if (!c)
-		return makes ? -ENOMEM : -ESRCH;
-	return run == 0 || run == c->run ? dispatch(m, c, (enum event)event, request) : -ESRCH;
-}
-
-static int note_fact(struct monitor *m, const struct request *request, int kind)
+static int note_fact(struct monitor *m, const struct request *request, enum record_kind kind)
 {
 	const struct container *c = table_find(&m->table, request->head.id);
-	struct journal_record record = c ? record_of(c, (enum record_kind)kind)
-					 : record_for(request->head.id, (enum record_kind)kind);
+	struct journal_record record = c ? record_of(c, kind) : record_for(request->head.id, kind);
 
 	record.code = request->head.type;
 	return journal_append(&m->journal, record);
 }
 
 /* The receipt comes before the effect: from then on nothing of it starts any more. */
-static int note_removing(struct monitor *m, const struct request *request, int kind)
+static int note_removing(struct monitor *m, const struct request *request)
 {
 	struct container *c = table_find(&m->table, request->head.id);
 
-	TRY(note_fact(m, request, kind));
-	if (!memcmp(request->head.id, m->id, ID_BYTES)) {
+	TRY(note_fact(m, request, REC_RECEIPT));
+	if (!memcmp(request->head.id, m->id, ID_BYTES))
 		m->is_removing = true;
-		return 0;
-	}
-	if (!c)
-		c = table_add(&m->table, request->head.id);
-	if (c)
+	else if (c || (c = table_add(&m->table, request->head.id)))
 		c->is_removing = true;
 	return 0;
 }
 
-static const struct {
-	int (*answer)(struct monitor *m, const struct request *request, int what);
-	int what;
-} requests[] = {
-    [MSG_HELLO] = {answer_hello, 0},
-    [MSG_SETUP] = {spaces_setup, REC_NS_UP},
-    [MSG_START] = {ask_container, EVENT_START},
-    [MSG_RELEASE] = {ask_container, EVENT_RELEASE},
-    [MSG_SIGNAL] = {ask_container, EVENT_SIGNAL},
-    [MSG_STOP] = {ask_container, EVENT_STOP},
-    [MSG_WAIT] = {ask_container, EVENT_WAIT},
-    [MSG_REMOVING] = {note_removing, REC_RECEIPT},
-    [MSG_FORGET] = {ask_container, EVENT_FORGET},
-    [MSG_RELEASE_NS] = {spaces_release, REC_NS_DOWN},
-    [MSG_ADOPT] = {ask_container, EVENT_ADOPT},
-    [MSG_PAUSE] = {note_fact, REC_PAUSED},
-    [MSG_UNPAUSE] = {note_fact, REC_UNPAUSED},
-};
-
 static int handle(struct monitor *m, const struct request *request)
 {
-	const uint16_t type = request->head.type;
-
-	if (request->head.version != WIRE_VERSION ||
-	    type >= sizeof(requests) / sizeof(requests[0]) || !requests[type].answer)
+	if (request->head.version != WIRE_VERSION)
 		return -EPROTO;
-	return requests[type].answer(m, request, requests[type].what);
+	switch (request->head.type) {
+	case MSG_HELLO:
+		return answer_hello(m, request);
+	case MSG_SETUP:
+		return spaces_setup(m, request);
+	case MSG_RELEASE_NS:
+		return spaces_release(m, request);
+	case MSG_REMOVING:
+		return note_removing(m, request);
+	case MSG_PAUSE:
+		return note_fact(m, request, REC_PAUSED);
+	case MSG_UNPAUSE:
+		return note_fact(m, request, REC_UNPAUSED);
+	default:
+		return ask_container(m, request);
+	}
 }
 
 /* One message a turn: between two starts the monitor looks at everything else. */
@@ -131,10 +108,9 @@ static void client_read(struct monitor *m, void *owner, uint32_t events)
 	struct client *client = owner;
 	cleanup_fd int passed = -1;
 	struct request request = {.asker.client = client->serial};
-	const char *wrong = NULL;
 	bool is_cut = false;
 	ssize_t n = 0;
-	int result = -EPROTO;
+	int result;
 
 	if (!(events & (EPOLLHUP | EPOLLERR)))
 		n = receive_message(client->source.fd, m->message, sizeof(m->message) - 1, &passed,
@@ -145,27 +121,21 @@ static void client_read(struct monitor *m, void *owner, uint32_t events)
 		client_close(m, client);
 		return;
 	}
-	m->message[n] = '\0';
 	if (n < (ssize_t)sizeof(request.head)) {
-		wrong = "short message";
-	} else {
-		memcpy(&request.head, m->message, sizeof(request.head));
-		request.asker.req = request.head.req;
-		request.body = m->message + sizeof(request.head);
-		request.body_bytes = (uint32_t)((size_t)n - sizeof(request.head));
-		request.fd = passed;
-		wrong = is_cut ? "message too long" : NULL;
+		reply_failed(m, request.asker, EPROTO, 0, "short message");
+		return;
 	}
-	if (!wrong)
-		result = handle(m, &request);
-	if (result < 0) {
-		reply_failed(m, request.asker, -result, 0, wrong);
-	} else if (result == 0) {
-		struct wire_head head = {.type = MSG_OK};
-
-		memcpy(head.id, request.head.id, ID_BYTES);
-		reply(m, request.asker, head, NULL, 0);
-	}
+	m->message[n] = '\0';
+	memcpy(&request.head, m->message, sizeof(request.head));
+	request.asker.req = request.head.req;
+	request.body = m->message + sizeof(request.head);
+	request.body_bytes = (uint32_t)((size_t)n - sizeof(request.head));
+	request.fd = passed;
+	result = is_cut ? -EPROTO : handle(m, &request);
+	if (result < 0)
+		reply_failed(m, request.asker, -result, 0, is_cut ? "message too long" : NULL);
+	else if (result != LATER)
+		reply_ok(m, &request, NULL, 0);
 }
 
 void client_accept(struct monitor *m, void *owner, uint32_t events)
@@ -176,8 +146,6 @@ void client_accept(struct monitor *m, void *owner, uint32_t events)
 	const int room = MAX_QUEUED;
 	struct client *client;
 
-	(void)owner;
-	(void)events;
 	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) < 0 ||
 	    peer.uid != geteuid())
 		return;
@@ -187,13 +155,12 @@ void client_accept(struct monitor *m, void *owner, uint32_t events)
 	/* Without the right to more, what everybody may have. */
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof(room)) < 0)
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
-	client->source = (struct source){client_read, fd, client};
+	client->source = (struct source){client_read, -1, client};
 	client->serial = ++m->last_serial;
-	if (watch(m, &client->source, EPOLLIN) < 0) {
+	if (watch(m, &client->source, &fd) < 0) {
 		free(client);
 		return;
 	}
-	take_fd(&fd);
 	client->next = m->clients;
 	m->clients = client;
 	m->had_client = true;

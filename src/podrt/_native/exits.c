@@ -4,6 +4,7 @@
 #include "monitor.h"
 
 #define K_PIDFD_INFO_EXIT (1u << 3)
+#define STATUS_UNKNOWN -1
 
 /* The first published layout. Source: include/uapi/linux/pidfd.h. */
 struct k_pidfd_info {
@@ -33,13 +34,12 @@ static bool was_oom_killed(struct container *c)
 	return false;
 }
 
-static void note_end(struct container *c, const struct ending *ending)
+/* `status` is as waitpid gives it. */
+static void note_end(struct container *c, int status)
 {
-	const int status = ending->status;
-
 	c->exit_flags = c->by_user ? EXIT_BY_USER : 0;
 	c->ended_at_ns = clock_ns(CLOCK_REALTIME);
-	if (ending->is_unknown) {
+	if (status == STATUS_UNKNOWN) {
 		c->exit_flags |= EXIT_UNKNOWN;
 		c->code = UNKNOWN_EXIT_CODE;
 		return;
@@ -47,21 +47,6 @@ static void note_end(struct container *c, const struct ending *ending)
 	c->code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !c->by_user && was_oom_killed(c))
 		c->exit_flags |= EXIT_OOM;
-}
-
-static void let_go(struct monitor *m, struct container *c)
-{
-	table_set_pid(&m->table, c, 0);
-	m->live--;
-}
-
-static void reap(struct monitor *m, struct container *c)
-{
-	if (c->pidfd.fd >= 0)
-		unwatch(m, &c->pidfd);
-	else
-		waitid(P_PID, (id_t)c->pid, NULL, WEXITED | WNOHANG);
-	let_go(m, c);
 }
 
 void answer_waiters(struct monitor *m, struct container *c)
@@ -92,16 +77,16 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 	return 0;
 }
 
-int record_exit(struct monitor *m, struct container *c, const void *ending)
+static void record_exit(struct monitor *m, struct container *c, int status)
 {
 	struct stream *const streams[] = {&c->out, &c->err};
 	struct journal_record record;
 	bool is_failed_start;
 
-	if (c->state == STATE_STARTING)
-		fail_early(c, STAGE_SETUP); /* its report has ended, or will not come */
+	if (c->state == STATE_STARTING) /* its report has ended, or will not come */
+		fail_start(c, STAGE_SETUP, EIO, KILLED_EARLY);
 	is_failed_start = c->state == STATE_FAILING;
-	note_end(c, ending);
+	note_end(c, status);
 	close_report(m, c);
 	/* The last output is in the log before anybody hears of the end. */
 	for (int i = 0; i < 2; i++) {
@@ -116,19 +101,20 @@ int record_exit(struct monitor *m, struct container *c, const void *ending)
 		record.at_ns = c->ended_at_ns;
 		journal_keep(&m->journal, record);
 	}
-	reap(m, c);
+	if (c->pidfd.fd < 0)
+		waitid(P_PID, (id_t)c->pid, NULL, WEXITED | WNOHANG);
+	unwatch(m, &c->pidfd);
+	table_set_pid(&m->table, c, 0);
+	m->live--;
 	if (is_failed_start) {
 		finish_failed_start(m, c);
 	} else {
 		c->state = STATE_EXITED;
 		c->kill_at_ms = 0;
 		/* Whoever asked for a RELEASE that came too late. */
-		if (c->starter.client)
-			reply_failed(m, c->starter, ESRCH, 0, "the process has ended");
-		c->starter = (struct asker){0};
+		reply_failed(m, take_asker(&c->starter), ESRCH, 0, "the process has ended");
 	}
 	answer_waiters(m, c);
-	return 0;
 }
 
 /* Looks before it reaps: a monitor that dies in between leaves the zombie, and with it the
@@ -137,24 +123,20 @@ void collect_children(struct monitor *m)
 {
 	while (true) {
 		siginfo_t info = {0};
-		struct ending ending = {0};
 		struct container *c;
+		int status;
 
 		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
 			return;
 		c = table_find_pid(&m->table, info.si_pid);
-		ending.status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8
-							   : info.si_status & 0x7f;
+		status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8
+						    : info.si_status & 0x7f;
 		if (c && c->pidfd.fd < 0) {
 			read_report(m, c, 0);
-			dispatch(m, c, EVENT_GONE, &ending);
-			if (c->pid != info.si_pid)
-				continue;
+			record_exit(m, c, status);
+		} else {
+			waitid(P_PID, (id_t)info.si_pid, NULL, WEXITED | WNOHANG);
 		}
-		/* Whatever it was: one that stays would be found again and again. */
-		waitid(P_PID, (id_t)info.si_pid, NULL, WEXITED | WNOHANG);
-		if (c && c->pidfd.fd < 0)
-			let_go(m, c);
 	}
 }
 
@@ -180,18 +162,16 @@ static void reopen_output(struct monitor *m, struct stream *stream, pid_t pid, i
 	if (!flags || (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDWR)
 		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", place);
-	stream->source.fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	if (stream->source.fd >= 0)
-		watch(m, &stream->source, EPOLLIN);
+	cleanup_fd int ours = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (ours >= 0)
+		watch(m, &stream->source, &ours);
 }
 
-int adopt_container(struct monitor *m, struct container *c, const void *data)
+int adopt_container(struct monitor *m, struct container *c, const struct request *request)
 {
-	const struct request *request = data;
 	const pid_t pid = (pid_t)request->head.a;
 	cleanup_fd int pidfd = -1;
 	uint64_t ticks;
-	int result;
 
 	if (pid <= 0 || request->head.a > INT32_MAX ||
 	    memchr(request->body, '\0', request->body_bytes))
@@ -202,12 +182,7 @@ int adopt_container(struct monitor *m, struct container *c, const void *data)
 	/* Looked at after the pidfd is there: from now on the number cannot change hands. */
 	if (start_ticks(pid, &ticks) < 0 || ticks != request->head.b)
 		return -ESRCH;
-	c->pidfd.fd = take_fd(&pidfd);
-	result = watch(m, &c->pidfd, EPOLLIN);
-	if (result < 0) {
-		close_fd(&c->pidfd.fd);
-		return result;
-	}
+	TRY(watch(m, &c->pidfd, &pidfd));
 	process_begins(c, request);
 	c->ticks = ticks;
 	c->state = STATE_RUNNING;
@@ -232,13 +207,13 @@ void pidfd_event(struct monitor *m, void *owner, uint32_t events)
 	struct epoll_event hangup_only = {.data.ptr = &c->pidfd};
 	struct k_pidfd_info info = {.mask = K_PIDFD_INFO_EXIT};
 	const bool is_told = ioctl(c->pidfd.fd, K_PIDFD_GET_INFO, &info) == 0;
-	struct ending ending = {.status = info.exit_code};
+	int status = info.exit_code;
 
-	ending.is_unknown = (!is_told || !(info.mask & K_PIDFD_INFO_EXIT)) &&
-			    zombie_status(c->pid, c->ticks, &ending.status) < 0;
-	if (is_told && ending.is_unknown && !(events & EPOLLHUP)) {
+	if ((!is_told || !(info.mask & K_PIDFD_INFO_EXIT)) &&
+	    zombie_status(c->pid, c->ticks, &status) < 0)
+		status = STATUS_UNKNOWN;
+	if (is_told && status == STATUS_UNKNOWN && !(events & EPOLLHUP))
 		epoll_ctl(m->epoll, EPOLL_CTL_MOD, c->pidfd.fd, &hangup_only);
-		return;
-	}
-	dispatch(m, c, EVENT_GONE, &ending);
+	else
+		record_exit(m, c, status);
 }

@@ -8,12 +8,29 @@ void launch_go(struct slot *slot)
 		syscall(SYS_futex, &slot->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
+void set_report(struct report *report, uint32_t stage, int error, const char *detail)
+{
+	*report = (struct report){.stage = stage, .error = error};
+	snprintf(report->detail, sizeof(report->detail), "%s", detail ? detail : "");
+}
+
 int launch_fail(struct launch *launch, uint32_t stage, int error, const char *detail)
 {
-	launch->failure = (struct report){.stage = stage, .error = -error};
-	snprintf(launch->failure.detail, sizeof(launch->failure.detail), "%s",
-		 detail ? detail : "");
+	set_report(&launch->failure, stage, -error, detail);
 	return error;
+}
+
+struct launch launch_of(struct rlimit files)
+{
+	return (struct launch){
+	    .files = files,
+	    .monitor = getpid(),
+	    .start = -1,
+	    .cgroup = -1,
+	    .out = {-1, -1},
+	    .err = {-1, -1},
+	    .report = {-1, -1},
+	};
 }
 
 /* NULL without memory. */

@@ -22,6 +22,8 @@ struct report {
 	int32_t error;  /* 0 with OP_TERMINAL: here is its master */
 	char detail[240];
 };
+void set_report(struct report *report, uint32_t stage, int error, const char *detail);
+#define KILLED_EARLY "the process was killed while it was set up"
 
 struct held_ns {
 	uint32_t type; /* CLONE_NEW* */
@@ -51,6 +53,7 @@ struct launch {
 	struct report failure;
 };
 
+struct launch launch_of(struct rlimit files);
 struct slot *launch_slots(size_t count);
 int launch_isolate(void);
 int launch_pipes(struct launch *launch);

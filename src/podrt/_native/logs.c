@@ -169,7 +169,6 @@ void stream_event(struct monitor *m, void *owner, uint32_t events)
 {
 	struct stream *stream = owner;
 
-	(void)events;
 	if (!stream_read(&m->scratch, stream))
 		unwatch(m, &stream->source);
 }

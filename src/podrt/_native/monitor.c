@@ -19,11 +19,14 @@ int64_t now_ms(void)
 	return (int64_t)(clock_ns(CLOCK_MONOTONIC) / 1000000u);
 }
 
-int watch(struct monitor *m, struct source *source, uint32_t events)
+/* The descriptor is the source's then; one that cannot be watched stays the caller's. */
+int watch(struct monitor *m, struct source *source, int *fd)
 {
-	struct epoll_event event = {.events = events, .data.ptr = source};
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
 
-	return checked(epoll_ctl(m->epoll, EPOLL_CTL_ADD, source->fd, &event));
+	TRY(checked(epoll_ctl(m->epoll, EPOLL_CTL_ADD, *fd, &event)));
+	source->fd = take_fd(fd);
+	return 0;
 }
 
 /* Taken out before it is closed: a child that was cloned meanwhile has a copy of the
@@ -58,8 +61,6 @@ static void handle_signals(struct monitor *m, void *owner, uint32_t events)
 {
 	struct signalfd_siginfo info;
 
-	(void)owner;
-	(void)events;
 	while (read(m->signals.fd, &info, sizeof(info)) > 0)
 		;
 	collect_children(m);
@@ -98,15 +99,16 @@ static int become_monitor(struct monitor *m, char *const *cgroups)
 static int open_parts(struct monitor *m)
 {
 	sigset_t child;
+	int signals, listener = FD_LISTEN;
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
 	m->epoll = epoll_create1(EPOLL_CLOEXEC);
 	TRY(checked(m->epoll));
+	signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	TRY(checked(signals));
 	m->signals.on_event = handle_signals;
-	m->signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
-	TRY(checked(m->signals.fd));
-	m->listen = (struct source){.on_event = client_accept, .fd = FD_LISTEN};
+	m->listen.on_event = client_accept;
 	m->dir = FD_RUN_DIR;
 	m->started_ms = now_ms();
 	for (int i = 0; i < HELD_KINDS; i++)
@@ -114,8 +116,8 @@ static int open_parts(struct monitor *m)
 	TRY(start_ticks(getpid(), &m->ticks));
 	TRY(checked(fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK)));
 	TRY(journal_open(&m->journal, FD_JOURNAL));
-	TRY(watch(m, &m->listen, EPOLLIN));
-	return watch(m, &m->signals, EPOLLIN);
+	TRY(watch(m, &m->listen, &listener));
+	return watch(m, &m->signals, &signals);
 }
 
 static int journal_self(struct monitor *m, enum record_kind kind)

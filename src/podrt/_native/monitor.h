@@ -95,6 +95,8 @@ void reply(struct monitor *m, struct asker asker, struct wire_head head, const v
 	   size_t body_bytes);
 void reply_failed(struct monitor *m, struct asker asker, int error, uint32_t stage,
 		  const char *text);
+void reply_ok(struct monitor *m, const struct request *request, const void *body,
+	      size_t body_bytes);
 
 /* ---- states.c ---- */
 enum state {
@@ -106,21 +108,6 @@ enum state {
 	STATE_FAILING,  /* its start failed; only its end is waited for */
 	STATE_EXITED,
 	STATE_COUNT,
-};
-
-enum event {
-	EVENT_START,
-	EVENT_RELEASE,
-	EVENT_SIGNAL,
-	EVENT_STOP,
-	EVENT_WAIT,
-	EVENT_FORGET,
-	EVENT_ADOPT,
-	EVENT_READY,
-	EVENT_REFUSED,
-	EVENT_EXECED,
-	EVENT_GONE,
-	EVENT_COUNT,
 };
 
 struct waiter {
@@ -195,7 +182,7 @@ struct container *table_add(struct table *table, const uint8_t *id);
 void table_set_pid(struct table *table, struct container *c, pid_t pid);
 void table_remove(struct table *table, struct container *c);
 
-int watch(struct monitor *m, struct source *source, uint32_t events);
+int watch(struct monitor *m, struct source *source, int *fd);
 void unwatch(struct monitor *m, struct source *source);
 void bury(struct monitor *m, struct grave *grave);
 int64_t now_ms(void);
@@ -208,31 +195,25 @@ struct journal_record record_for(const uint8_t *id, enum record_kind kind);
 void answer_about(struct monitor *m, const struct container *c, struct asker asker,
 		  struct wire_head head);
 void answer_started(struct monitor *m, struct container *c, uint16_t type);
+struct asker take_asker(struct asker *asker);
 void process_begins(struct container *c, const struct request *request);
 
-/* What an event does in a state; `data` is the request, report or ending that it came with. A
- * request is answered by its result: OK, why it failed, or LATER. */
+/* What a request does to a container. It is answered by the result: OK, why it failed, or LATER. */
 #define LATER 1
-typedef int handler(struct monitor *m, struct container *c, const void *data);
-int dispatch(struct monitor *m, struct container *c, enum event event, const void *data);
+typedef int handler(struct monitor *m, struct container *c, const struct request *request);
+int ask_container(struct monitor *m, const struct request *request);
 int64_t kill_overdue(struct monitor *m);
 int signal_container(const struct container *c, int sig);
 
 /* ---- starts.c ---- */
 handler start_container;
 listener read_report;
-void fail_start(struct container *c, const struct report *failure);
-void fail_early(struct container *c, uint32_t stage);
+void fail_start(struct container *c, uint32_t stage, int error, const char *detail);
 void close_report(struct monitor *m, struct container *c);
 void finish_failed_start(struct monitor *m, struct container *c);
 
 /* ---- exits.c ---- */
-struct ending {
-	int status; /* as waitpid gives it */
-	bool is_unknown;
-};
 void collect_children(struct monitor *m);
-handler record_exit;
 void answer_waiters(struct monitor *m, struct container *c);
 int add_waiter(struct container *c, struct asker asker, bool is_stop);
 
@@ -240,6 +221,6 @@ handler adopt_container;
 listener pidfd_event;
 
 /* ---- spaces.c ---- */
-int spaces_setup(struct monitor *m, const struct request *request, int kind);
-int spaces_release(struct monitor *m, const struct request *request, int kind);
+int spaces_setup(struct monitor *m, const struct request *request);
+int spaces_release(struct monitor *m, const struct request *request);
 void spaces_unlink(const struct monitor *m, bool with_marks);

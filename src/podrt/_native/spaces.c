@@ -108,25 +108,6 @@ static int mount_shm(struct monitor *m, uint64_t bytes)
 	return 0;
 }
 
-static void link_spaces(const struct monitor *m)
-{
-	char targets[2][48];
-
-	mkdirat(m->dir, "ns", 0700);
-	for (int i = 0; i < HELD_KINDS; i++) {
-		const char *const names[] = {kinds[i].link, kinds[i].mark};
-
-		snprintf(targets[0], sizeof(targets[0]), "/proc/%d/fd/%d", (int)getpid(),
-			 m->held[i].fd);
-		snprintf(targets[1], sizeof(targets[1]), "%" PRIu64, m->held[i].inode);
-		for (int n = 0; n < 2 && m->held[i].fd >= 0; n++) {
-			unlinkat(m->dir, names[n], 0);
-			if (symlinkat(targets[n], m->dir, names[n]) < 0)
-				continue;
-		}
-	}
-}
-
 /* A dead monitor's links lead to whatever process has its number now; its marks are kept until
  * the namespaces are given up. */
 void spaces_unlink(const struct monitor *m, bool with_marks)
@@ -135,6 +116,22 @@ void spaces_unlink(const struct monitor *m, bool with_marks)
 		unlinkat(m->dir, kinds[i].link, 0);
 		if (with_marks)
 			unlinkat(m->dir, kinds[i].mark, 0);
+	}
+}
+
+static void link_spaces(const struct monitor *m)
+{
+	char text[48];
+
+	mkdirat(m->dir, "ns", 0700);
+	spaces_unlink(m, true);
+	for (int i = 0; i < HELD_KINDS; i++) {
+		if (m->held[i].fd < 0)
+			continue;
+		snprintf(text, sizeof(text), "/proc/%d/fd/%d", (int)getpid(), m->held[i].fd);
+		checked(symlinkat(text, m->dir, kinds[i].link));
+		snprintf(text, sizeof(text), "%" PRIu64, m->held[i].inode);
+		checked(symlinkat(text, m->dir, kinds[i].mark));
 	}
 }
 
@@ -205,9 +202,9 @@ static int take_shm(struct monitor *m, pid_t member)
 	return 0;
 }
 
-static int journal_spaces(struct monitor *m, const struct request *request, int kind)
+static int journal_spaces(struct monitor *m, const struct request *request, enum record_kind kind)
 {
-	struct journal_record record = record_for(request->head.id, (enum record_kind)kind);
+	struct journal_record record = record_for(request->head.id, kind);
 
 	record.pid = getpid();
 	record.code = (int32_t)m->held_flags;
@@ -233,7 +230,7 @@ static int check_setup(const struct monitor *m, const struct request *request)
 	return m->held_flags != 0 && flags != m->held_flags ? -EBUSY : 0;
 }
 
-static int hold_spaces(struct monitor *m, const struct request *request, int kind)
+static int hold_spaces(struct monitor *m, const struct request *request)
 {
 	const uint32_t flags = (uint32_t)request->head.arg;
 	const pid_t member = take_from_member(m, flags);
@@ -243,39 +240,36 @@ static int hold_spaces(struct monitor *m, const struct request *request, int kin
 		TRY(make_held(m, flags, request));
 	if (flags & CLONE_NEWIPC && request->head.a > 0 && (!member || take_shm(m, member) < 0))
 		TRY(mount_shm(m, request->head.a));
-	return journal_spaces(m, request, kind);
+	return journal_spaces(m, request, REC_NS_UP);
 }
 
-int spaces_setup(struct monitor *m, const struct request *request, int kind)
+int spaces_setup(struct monitor *m, const struct request *request)
 {
 	const uint32_t flags = (uint32_t)request->head.arg;
-	struct wire_head head = {.type = MSG_OK};
 	uint64_t inodes[3];
 	int result;
 
 	TRY(check_setup(m, request));
 	if (flags != 0 && flags != m->held_flags) {
-		result = hold_spaces(m, request, kind);
+		result = hold_spaces(m, request);
 		if (result < 0) {
 			release_all(m);
 			return result;
 		}
 		link_spaces(m);
 	}
-	inodes[0] = m->held[0].inode;
-	inodes[1] = m->held[1].inode;
-	inodes[2] = m->held[2].inode;
-	memcpy(head.id, request->head.id, ID_BYTES);
-	reply(m, request->asker, head, inodes, sizeof(inodes));
+	for (int i = 0; i < 3; i++)
+		inodes[i] = m->held[i].inode;
+	reply_ok(m, request, inodes, sizeof(inodes));
 	return LATER;
 }
 
-int spaces_release(struct monitor *m, const struct request *request, int kind)
+int spaces_release(struct monitor *m, const struct request *request)
 {
 	if (m->live > 0)
 		return -EBUSY;
 	if (m->held_flags)
-		TRY(journal_spaces(m, request, kind));
+		TRY(journal_spaces(m, request, REC_NS_DOWN));
 	release_all(m);
 	spaces_unlink(m, true);
 	return 0;

@@ -46,8 +46,7 @@ static int follow(struct launch *launch, int sync)
 		ssize_t n =
 		    receive_message(launch->report[0], &report, sizeof(report), &passed, &is_cut);
 		if (n <= 0 && !(launch->slot->stage & STAGE_AT_EXEC))
-			return launch_fail(launch, launch->slot->stage, -EIO,
-					   "the process was killed while it was set up");
+			return launch_fail(launch, launch->slot->stage, -EIO, KILLED_EARLY);
 		head.type = n <= 0 ? MSG_STARTED : report.stage ? MSG_TERMINAL : MSG_CREATED;
 		if (report.error)
 			return launch_fail(launch, report.stage, -report.error, report.detail);
@@ -71,7 +70,6 @@ static int run(struct launch *launch, char **args, int sync)
 	launch_fail(launch, STAGE_SETUP, -EINVAL, "launcher");
 	launch->start = strcmp(args[2], "-") == 0 ? -1 : atoi(args[2]);
 	launch->hold = launch->start >= 0;
-	launch->monitor = getpid();
 	launch->dirs = dirs;
 	launch->joins = args[3];
 	for (char **dir = args + 3; *dir; dir++) {
@@ -109,8 +107,7 @@ static int run(struct launch *launch, char **args, int sync)
 
 int launch_main(char **args)
 {
-	struct launch launch = {
-	    .cgroup = -1, .out = {-1, -1}, .err = {-1, -1}, .report = {-1, -1}, .start = -1};
+	struct launch launch = launch_of((struct rlimit){0});
 	struct wire_head head = {.type = MSG_FAILED};
 	int sync, result;
 

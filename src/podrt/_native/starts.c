@@ -35,21 +35,13 @@ void close_report(struct monitor *m, struct container *c)
 }
 
 /* The process, if there is one, only has to end: then the failure is told. The first counts. */
-void fail_start(struct container *c, const struct report *failure)
+void fail_start(struct container *c, uint32_t stage, int error, const char *detail)
 {
 	if (!c->failure.error)
-		c->failure = *failure;
+		set_report(&c->failure, stage, error, detail);
 	c->state = STATE_FAILING;
 	if (c->pid > 0)
 		signal_container(c, SIGKILL);
-}
-
-/* Killed by somebody else while it was set up. */
-void fail_early(struct container *c, uint32_t stage)
-{
-	fail_start(c, &(struct report){.stage = stage,
-				       .error = EIO,
-				       .detail = "the process was killed while it was set up"});
 }
 
 /* Journaled, then told. A journal that is full cannot keep a failure: it is told all the same. */
@@ -61,8 +53,8 @@ void finish_failed_start(struct monitor *m, struct container *c)
 	record.a = c->failure.stage;
 	journal_append(&m->journal, record);
 	c->state = STATE_IDLE;
-	reply_failed(m, c->starter, c->failure.error, c->failure.stage, c->failure.detail);
-	c->starter = (struct asker){0};
+	reply_failed(m, take_asker(&c->starter), c->failure.error, c->failure.stage,
+		     c->failure.detail);
 	c->failure = (struct report){0};
 }
 
@@ -79,11 +71,9 @@ static int read_dirs(const struct request *request, const char **memory)
 	for (; at < end; at += strlen(at) + 1, count++) {
 		if (*at != '/')
 			return -EPROTO;
-		if (!*memory && strstr(at, "/memory/"))
+		if (!*memory || strstr(at, "/memory/"))
 			*memory = at;
 	}
-	if (count == 1)
-		*memory = request->body;
 	return count;
 }
 
@@ -137,10 +127,9 @@ static int watch_child(struct monitor *m, struct container *c, struct launch *la
 	for (int i = 0; i < 3; i++) {
 		if (launch->lean && i > 0)
 			move_up(&ends[i][0]);
-		sources[i]->fd = take_fd(&ends[i][0]);
 		c->ends[i] = take_fd(&ends[i][1]);
-		if (sources[i]->fd >= 0)
-			TRY(watch(m, sources[i], EPOLLIN));
+		if (ends[i][0] >= 0)
+			TRY(watch(m, sources[i], &ends[i][0]));
 	}
 	if (!launch->lean)
 		close_ends(c);
@@ -163,33 +152,19 @@ static void follow_child(struct monitor *m, struct container *c, struct launch *
 	record.code = MSG_START;
 	result = journal_append(&m->journal, record);
 	if (result < 0)
-		launch_fail(launch, STAGE_JOURNAL, result, NULL);
+		fail_start(c, STAGE_JOURNAL, -result, NULL);
 	result = watch_child(m, c, launch);
-	if (result < 0 && !launch->failure.error)
-		launch_fail(launch, STAGE_STDIO, result, NULL);
-	if (!launch->failure.error && launch_settle(launch) == 0)
+	if (result < 0)
+		fail_start(c, STAGE_STDIO, -result, NULL);
+	if (c->state == STATE_STARTING && launch_settle(launch) == 0)
 		launch_go(c->slot);
 	else
-		fail_start(c, &launch->failure);
+		fail_start(c, launch->failure.stage, launch->failure.error, launch->failure.detail);
 }
 
-int start_container(struct monitor *m, struct container *c, const void *data)
+int start_container(struct monitor *m, struct container *c, const struct request *request)
 {
-	const struct request *request = data;
-	struct launch launch __attribute__((cleanup(launch_clean))) = {
-	    .held = m->held,
-	    .shm_path = m->shm_path,
-	    .dirs = request->body,
-	    .dirs_bytes = request->body_bytes,
-	    .files = m->files,
-	    .hold = request->head.arg & START_HOLD,
-	    .monitor = getpid(),
-	    .start = -1,
-	    .cgroup = -1,
-	    .out = {-1, -1},
-	    .err = {-1, -1},
-	    .report = {-1, -1},
-	};
+	struct launch launch __attribute__((cleanup(launch_clean))) = launch_of(m->files);
 	const char *memory;
 	int dirs = read_dirs(request, &memory), result;
 
@@ -202,17 +177,35 @@ int start_container(struct monitor *m, struct container *c, const void *data)
 	c->state = STATE_IDLE;
 	free(c->memory_dir);
 	c->memory_dir = memory ? strdup(memory) : NULL;
+	launch.held = m->held;
+	launch.shm_path = m->shm_path;
+	launch.dirs = request->body;
+	launch.dirs_bytes = request->body_bytes;
+	launch.hold = request->head.arg & START_HOLD;
 	result = prepare_launch(m, c, &launch, request);
 	if (result == 0) {
 		follow_child(m, c, &launch);
 		return LATER;
 	}
-	launch.failure.error = -result;
 	close_report(m, c);
 	log_close(&c->log);
-	fail_start(c, &launch.failure);
+	fail_start(c, launch.failure.stage, -result, launch.failure.detail);
 	finish_failed_start(m, c);
 	return LATER;
+}
+
+/* It stands before exec or has done it. A fact that cannot be journaled is none: the process goes
+ * again. */
+static void progress(struct monitor *m, struct container *c, bool is_held)
+{
+	int result = journal_append(&m->journal, record_of(c, is_held ? REC_CREATED : REC_STARTED));
+
+	if (result < 0) {
+		fail_start(c, STAGE_JOURNAL, -result, NULL);
+		return;
+	}
+	c->state = is_held ? STATE_HELD : STATE_RUNNING;
+	answer_started(m, c, is_held ? MSG_CREATED : MSG_STARTED);
 }
 
 /* The end of the report: exec succeeded if only exec was left, else the child was killed. */
@@ -221,19 +214,26 @@ static void report_ended(struct monitor *m, struct container *c)
 	uint32_t stage = c->slot ? __atomic_load_n(&c->slot->stage, __ATOMIC_ACQUIRE) : 0;
 
 	close_report(m, c);
-	if (c->state != STATE_STARTING && c->state != STATE_HELD)
+	if (c->state != STATE_STARTING)
 		return;
 	if (stage & STAGE_AT_EXEC)
-		dispatch(m, c, EVENT_EXECED, NULL);
-	else if (c->state == STATE_STARTING)
-		fail_early(c, stage);
+		progress(m, c, false);
+	else
+		fail_start(c, stage, EIO, KILLED_EARLY);
+}
+
+/* Its output goes the way of a pipe's. */
+static void take_terminal(struct monitor *m, struct container *c, int *master)
+{
+	unwatch(m, &c->out.source);
+	fcntl(*master, F_SETFL, O_RDWR | O_NONBLOCK);
+	watch(m, &c->out.source, master);
 }
 
 void read_report(struct monitor *m, void *owner, uint32_t events)
 {
 	struct container *c = owner;
 
-	(void)events;
 	while (c->report.fd >= 0) {
 		struct report report;
 		cleanup_fd int passed = -1;
@@ -250,13 +250,11 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 		report.detail[sizeof(report.detail) - 1] = '\0';
 		/* It has a table of its own now. */
 		close_ends(c);
-		if (report.stage == OP_TERMINAL && passed >= 0) {
-			/* Its output goes the way of a pipe's. */
-			unwatch(m, &c->out.source);
-			fcntl(passed, F_SETFL, O_RDWR | O_NONBLOCK);
-			c->out.source.fd = take_fd(&passed);
-			watch(m, &c->out.source, EPOLLIN);
-		} else if (report.stage != STAGE_AT_EXEC)
-			dispatch(m, c, report.stage ? EVENT_REFUSED : EVENT_READY, &report);
+		if (report.error && (c->state == STATE_STARTING || c->state == STATE_HELD))
+			fail_start(c, report.stage, report.error, report.detail);
+		else if (report.stage == OP_TERMINAL && passed >= 0)
+			take_terminal(m, c, &passed);
+		else if (report.stage == 0 && c->state == STATE_STARTING)
+			progress(m, c, true);
 	}
 }

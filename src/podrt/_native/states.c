@@ -1,5 +1,4 @@
-/* The containers of the group, and what each event does in each state: the table at the end is
- * the life of a container here. */
+/* The containers of the group, and what each request does in each state: the table at the end. */
 #include "monitor.h"
 
 /* IDs are random: any byte of one is a hash of it. */
@@ -97,11 +96,19 @@ void answer_about(struct monitor *m, const struct container *c, struct asker ask
 	reply(m, asker, head, NULL, 0);
 }
 
+/* Who is answered once. */
+struct asker take_asker(struct asker *asker)
+{
+	const struct asker taken = *asker;
+
+	*asker = (struct asker){0};
+	return taken;
+}
+
 void answer_started(struct monitor *m, struct container *c, uint16_t type)
 {
-	answer_about(m, c, c->starter,
+	answer_about(m, c, take_asker(&c->starter),
 		     (struct wire_head){.type = type, .a = (uint64_t)c->pid, .b = c->ticks});
-	c->starter = (struct asker){0};
 }
 
 /* What is known of the last run is forgotten. */
@@ -116,44 +123,18 @@ void process_begins(struct container *c, const struct request *request)
 	c->kill_at_ms = 0;
 }
 
-/* It stands before exec (then there is a report) or has done it. A fact that cannot be journaled
- * is none: the process goes again. */
-static int on_progress(struct monitor *m, struct container *c, const void *report)
+static int on_release(struct monitor *m, struct container *c, const struct request *request)
 {
-	int result = journal_append(&m->journal, record_of(c, report ? REC_CREATED : REC_STARTED));
-
-	if (result < 0) {
-		fail_start(c, &(struct report){.stage = STAGE_JOURNAL, .error = -result});
-		return 0;
-	}
-	c->state = report ? STATE_HELD : STATE_RUNNING;
-	answer_started(m, c, report ? MSG_CREATED : MSG_STARTED);
-	return 0;
-}
-
-static int on_refused(struct monitor *m, struct container *c, const void *report)
-{
-	(void)m;
-	fail_start(c, report);
-	return 0;
-}
-
-static int on_release(struct monitor *m, struct container *c, const void *data)
-{
-	const struct request *request = data;
-
-	(void)m;
 	c->starter = request->asker;
 	c->state = STATE_STARTING;
 	launch_go(c->slot);
 	return LATER;
 }
 
-static int on_signal(struct monitor *m, struct container *c, const void *data)
+static int on_signal(struct monitor *m, struct container *c, const struct request *request)
 {
-	const int sig = ((const struct request *)data)->head.arg;
+	const int sig = request->head.arg;
 
-	(void)m;
 	if (sig < 0 || sig > SIGRTMAX)
 		return -EINVAL;
 	TRY(signal_container(c, sig));
@@ -164,16 +145,11 @@ static int on_signal(struct monitor *m, struct container *c, const void *data)
 }
 
 /* Before exec there is no program to be asked: it is killed. */
-static int on_cancel(struct monitor *m, struct container *c, const void *data)
+static int on_cancel(struct monitor *m, struct container *c, const struct request *request)
 {
-	const struct request *request = data;
-
-	(void)m;
 	TRY(add_waiter(c, request->asker, true));
 	c->by_user = c->was_killed = true;
-	fail_start(c, &(struct report){.stage = STAGE_CANCEL,
-				       .error = ECANCELED,
-				       .detail = "stopped while it was starting"});
+	fail_start(c, STAGE_CANCEL, ECANCELED, "stopped while it was starting");
 	return LATER;
 }
 
@@ -198,9 +174,8 @@ static void set_deadline(struct monitor *m, struct container *c, uint64_t grace_
 }
 
 /* A second STOP only makes it sooner. */
-static int on_stop(struct monitor *m, struct container *c, const void *data)
+static int on_stop(struct monitor *m, struct container *c, const struct request *request)
 {
-	const struct request *request = data;
 	struct journal_record record = record_of(c, REC_STOPPING);
 	bool is_first = c->state != STATE_STOPPING;
 	bool at_once = request->head.a == 0 || c->state == STATE_HELD;
@@ -224,20 +199,17 @@ static int on_stop(struct monitor *m, struct container *c, const void *data)
 	return LATER;
 }
 
-static int on_wait(struct monitor *m, struct container *c, const void *data)
+static int on_wait(struct monitor *m, struct container *c, const struct request *request)
 {
-	const struct request *request = data;
-
 	TRY(add_waiter(c, request->asker, request->head.type == MSG_STOP));
 	if (c->state == STATE_EXITED)
 		answer_waiters(m, c);
 	return LATER;
 }
 
-static int on_forget(struct monitor *m, struct container *c, const void *data)
+static int on_forget(struct monitor *m, struct container *c, const struct request *request)
 {
 	TRY(journal_append(&m->journal, record_of(c, REC_FORGOTTEN)));
-	(void)data;
 	UNCHAIN(&m->stopping, c, next_stopping);
 	log_close(&c->log);
 	table_remove(&m->table, c);
@@ -272,24 +244,32 @@ int64_t kill_overdue(struct monitor *m)
 /* In the order of the states; what is missing is refused. */
 static const struct {
 	handler *in[STATE_COUNT];
-	int refusal; /* what the event is told in a state that has no use for it */
-} events[EVENT_COUNT] = {
-    [EVENT_START] = {{[STATE_IDLE] = start_container, [STATE_EXITED] = start_container}, -EEXIST},
-    [EVENT_ADOPT] = {{[STATE_IDLE] = adopt_container, [STATE_EXITED] = adopt_container}, -EEXIST},
-    [EVENT_FORGET] = {{[STATE_IDLE] = on_forget, [STATE_EXITED] = on_forget}, -EBUSY},
-    [EVENT_RELEASE] = {{[STATE_HELD] = on_release}, -ESRCH},
-    [EVENT_SIGNAL] = {{NULL, NULL, on_signal, on_signal, on_signal}, -ESRCH},
-    [EVENT_STOP] = {{NULL, on_cancel, on_stop, on_stop, on_stop, on_wait}, -ESRCH},
-    [EVENT_WAIT] = {{NULL, on_wait, on_wait, on_wait, on_wait, on_wait, on_wait}, -ESRCH},
-    [EVENT_READY] = {{[STATE_STARTING] = on_progress}, 0},
-    [EVENT_EXECED] = {{[STATE_STARTING] = on_progress}, 0},
-    [EVENT_REFUSED] = {{[STATE_STARTING] = on_refused, [STATE_HELD] = on_refused}, 0},
-    [EVENT_GONE] = {{NULL, record_exit, record_exit, record_exit, record_exit, record_exit}, 0},
+	int refusal; /* what the request is told in a state that has no use for it */
+} requests[MSG_REQUESTS] = {
+    [MSG_START] = {{[STATE_IDLE] = start_container, [STATE_EXITED] = start_container}, -EEXIST},
+    [MSG_ADOPT] = {{[STATE_IDLE] = adopt_container, [STATE_EXITED] = adopt_container}, -EEXIST},
+    [MSG_FORGET] = {{[STATE_IDLE] = on_forget, [STATE_EXITED] = on_forget}, -EBUSY},
+    [MSG_RELEASE] = {{[STATE_HELD] = on_release}, -ESRCH},
+    [MSG_SIGNAL] = {{NULL, NULL, on_signal, on_signal, on_signal}, -ESRCH},
+    [MSG_STOP] = {{NULL, on_cancel, on_stop, on_stop, on_stop, on_wait}, -ESRCH},
+    [MSG_WAIT] = {{NULL, on_wait, on_wait, on_wait, on_wait, on_wait, on_wait}, -ESRCH},
 };
 
-int dispatch(struct monitor *m, struct container *c, enum event event, const void *data)
+/* A container is known from its first START or ADOPT on; forgetting it twice is forgetting. */
+int ask_container(struct monitor *m, const struct request *request)
 {
-	handler *act = events[event].in[c->state];
+	const uint16_t type = request->head.type;
+	const bool makes = type == MSG_START || type == MSG_ADOPT, forgets = type == MSG_FORGET;
+	struct container *c = table_find(&m->table, request->head.id);
 
-	return act ? act(m, c, data) : events[event].refusal;
+	if (type >= MSG_REQUESTS || !requests[type].refusal)
+		return -EPROTO;
+	if (!c && makes)
+		c = table_add(&m->table, request->head.id);
+	if (!c)
+		return forgets ? 0 : makes ? -ENOMEM : -ESRCH;
+	if (!makes && !forgets && request->head.run && request->head.run != c->run)
+		return -ESRCH;
+	return requests[type].in[c->state] ? requests[type].in[c->state](m, c, request)
+					   : requests[type].refusal;
 }

@@ -39,6 +39,7 @@ enum message_type {
 	MSG_ADOPT = 11,
 	MSG_PAUSE = 12,
 	MSG_UNPAUSE = 13,
+	MSG_REQUESTS, /* how many of them, and none */
 	MSG_OK = 64,
 	MSG_FAILED = 65,
 	MSG_CREATED = 66,
