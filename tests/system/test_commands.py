@@ -149,16 +149,6 @@ def test_run_interrupted_by_sigterm_ends_its_container(podrt: Podrt) -> None:
     assert podrt.listed("ps", "-a") == []
 
 
-def test_logs_of_several_containers_come_merged_with_their_names(podrt: Podrt) -> None:
-    podrt.run("run", "--name", "a", "base", "/bin/echo", "one")
-    podrt.run("run", "--name", "b", "base", "/bin/echo", "two")
-    assert podrt("logs", "a") == "one\n"
-    assert podrt("logs", "a", "b") == "a one\nb two\n"
-    assert podrt("logs", "--tail", "0", "a") == ""
-    time_, text = podrt("logs", "-t", "a").split()
-    assert text == "one" and time_.startswith("20") and time_.endswith("+00:00")
-
-
 def test_dependency_that_fails_marks_its_dependents_and_the_rest_runs(podrt: Podrt) -> None:
     podrt.pod("shop")
     podrt("create", "--pod", "shop", "--name", "db", "base", "/bin/none")

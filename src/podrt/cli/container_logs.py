@@ -1,131 +1,96 @@
-"""`podrt logs`: what containers wrote, merged in time order when several are named."""
+"""`podrt logs` and `podrt pod logs`: what containers wrote, merged in time order."""
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import re
-import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 
 from podrt.config import Settings
-from podrt.errors import InvalidConfig
-from podrt.model.states import ALIVE
-from podrt.runtime.logs import LogLine, LogReader, last_lines
+from podrt.errors import InvalidConfig, NotFound
 from podrt.runtime.view import View, open_view
-from podrt.store.records import ContainerRecord
+from podrt.store.records import ContainerRecord, PodRecord
 
-from .flags import Parser, whole_number
-from .output import rfc3339
-
-_POLL_S = 0.05
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+from .flags import Parser
+from .log_lines import Printer, Wanted, log_flags, show_logs
 
 
 def logs_flags(parser: Parser) -> None:
     """Flags of `logs`."""
-    parser.add_argument("containers", nargs="+", metavar="CONTAINER", help="names or IDs")
-    parser.switch("--follow", "-f", help="go on as long as they run")
-    parser.switch("--timestamps", "-t", help="show the time of each line")
-    parser.switch("--names", "-n", help="show whose each line is")
-    parser.add_argument("--tail", default="-1", metavar="LINES", help="only the last ones")
-    parser.add_argument("--since", default=None, metavar="TIME", help="10m, or a time")
-    parser.add_argument("--until", default=None, metavar="TIME", help="10m, or a time")
+    parser.add_argument("containers", nargs="*", metavar="CONTAINER", help="names or IDs")
+    parser.switch("--latest", "-l", help="the newest container")
+    log_flags(parser)
 
 
 def logs(args: argparse.Namespace, settings: Settings) -> int:
     """Print what containers logged; with --follow until all have ended."""
-    tail = whole_number("--tail", args.tail)
-    is_wanted = _window(args.since, args.until)
+    wanted = Wanted(args)
+    if args.latest and args.containers:
+        raise InvalidConfig("", "--latest and containers cannot be used together")
+    if not args.latest and not args.containers:
+        raise InvalidConfig("", "specify at least one container name or ID to log")
     with open_view(settings) as view:
-        records = [view.container(name) for name in args.containers]
-        readers = [LogReader(view.layout.log(record.id)) for record in records]
-        show = _Printer(records, with_times=args.timestamps, with_names=args.names)
-        try:
-            first = [
-                list(last_lines(filter(is_wanted, reader.read()), -1 if tail is None else tail))
-                for reader in readers
-            ]
-            show.merged(first)
-            while args.follow:
-                is_alive = _any_alive(view, args.containers)
-                show.merged([list(filter(is_wanted, reader.read())) for reader in readers])
-                if not is_alive:
-                    break
-                time.sleep(_POLL_S)
-        finally:
-            for reader in readers:
-                reader.close()
+        names = args.containers or [newest_container(view).id]
+        ids = list(dict.fromkeys(view.container(name).id for name in names))
+
+        def sources() -> Sequence[ContainerRecord]:
+            found = (view.store.tables.get(ContainerRecord, one) for one in ids)
+            return [record for record in found if record is not None]
+
+        show_logs(view, sources, wanted, Printer(args, is_prefixed=len(ids) > 1))
     return 0
 
 
-def _any_alive(view: View, names: Iterable[str]) -> bool:
-    view.refresh()
-    return any(view.state(view.container(name)) in ALIVE for name in names)
+def newest_container(view: View) -> ContainerRecord:
+    """The container that was made last. Raises: NotFound."""
+    found = [record for record in view.containers() if not record.config.is_infra]
+    if not found:
+        raise NotFound("container", "the latest")
+    return found[-1]
 
 
-def _window(since: str | None, until: str | None) -> Callable[[LogLine], bool]:
-    low = _time_of("--since", since)
-    high = _time_of("--until", until)
-
-    def is_wanted(line: LogLine) -> bool:
-        return (low is None or line.time >= low) and (high is None or line.time <= high)
-
-    return is_wanted
+def pod_logs_flags(parser: Parser) -> None:
+    """Flags of `pod logs`."""
+    parser.add_argument("pods", nargs="*", metavar="POD", help="name or ID")
+    parser.switch("--latest", "-l", help="the newest pod")
+    parser.add_argument("--container", "-c", default="", metavar="NAME", help="only this member's")
+    log_flags(parser)
 
 
-def _time_of(flag: str, text: str | None) -> bytes | None:
-    """A moment in the form the log has it, in which later sorts higher. Raises: InvalidConfig."""
-    if text is None:
-        return None
-    found = list(_DURATION.finditer(text))
-    if found and "".join(match[0] for match in found) == text:
-        ago = sum(float(match[1]) * _UNITS_S[match[2]] for match in found)
-        return rfc3339(time.time_ns() - round(ago * 1e9)).removesuffix("Z").encode()
-    if text.isdigit():
-        return rfc3339(int(text) * 10**9).removesuffix("Z").encode()
-    from datetime import UTC, datetime
+def pod_logs(args: argparse.Namespace, settings: Settings) -> int:
+    """Print what a pod's containers logged; with --follow also of those added later."""
+    wanted = Wanted(args)
+    if args.latest and args.pods:
+        raise InvalidConfig("", "--latest and pods cannot be used together")
+    if not args.latest and not args.pods:
+        raise InvalidConfig("", "specify at least one pod name or ID to log")
+    if len(args.pods) > 1:
+        raise InvalidConfig("", "requires exactly 1 arg")
+    with open_view(settings) as view:
+        pod = view.pod(args.pods[0]) if args.pods else _newest_pod(view)
+        only = _member(view, pod, args.container).id if args.container else ""
 
+        def sources() -> Sequence[ContainerRecord]:
+            return [one for one in view.members(pod.id)
+                    if not one.config.is_infra and only in ("", one.id)]  # fmt: skip
+
+        is_prefixed = not only and (args.follow or len(view.members(pod.id)) > 1)
+        show_logs(view, sources, wanted, Printer(args, is_prefixed=is_prefixed))
+    return 0
+
+
+def _newest_pod(view: View) -> PodRecord:
+    pods = view.pods()
+    if not pods:
+        raise NotFound("pod", "the latest")
+    return pods[-1]
+
+
+def _member(view: View, pod: PodRecord, name: str) -> ContainerRecord:
+    """The member of that name or ID. Raises: NotFound, Ambiguous."""
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidConfig(flag, f"{text!r} is no time or duration") from None
-    moment = moment.astimezone(UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f").encode()
-
-
-class _Printer:
-    """Writes lines to the stream they came from."""
-
-    def __init__(
-        self, records: list[ContainerRecord], *, with_times: bool, with_names: bool
-    ) -> None:
-        self._names = [record.config.name for record in records]
-        self._with_times = with_times
-        self._with_names = with_names or len(records) > 1
-        # A part of a line is continued: its time and name must not be repeated.
-        self._open: set[tuple[int, bytes]] = set()
-
-    def merged(self, logs: list[list[LogLine]]) -> None:
-        """Print lines of several logs in time order."""
-        numbered = [[(line.time, at, line) for line in log] for at, log in enumerate(logs)]
-        for _, at, line in heapq.merge(*numbered, key=lambda item: item[0]):
-            self._line(at, line)
-        sys.stdout.flush()
-        sys.stderr.flush()
-
-    def _line(self, number: int, line: LogLine) -> None:
-        stream = sys.stderr if line.stream == b"stderr" else sys.stdout
-        key = (number, line.stream)
-        if key not in self._open:
-            if self._with_names:
-                stream.buffer.write(self._names[number].encode() + b" ")
-            if self._with_times:
-                stream.buffer.write(line.time + b" ")
-        stream.buffer.write(line.text)
-        if line.text.endswith(b"\n"):
-            self._open.discard(key)
-        else:
-            self._open.add(key)
+        found = view.container(name)
+    except NotFound:
+        found = None
+    if found is None or found.pod_id != pod.id:
+        raise NotFound("container", f"{name} is not in pod {pod.config.name}")
+    return found

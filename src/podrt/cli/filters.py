@@ -90,7 +90,7 @@ def _check_states(filters: Filters, key: str) -> None:
 
 def _check_values(filters: Filters) -> None:
     for value in filters.values.get("until", ()):
-        point_in_time_ns(value)
+        point_in_time_ns("--filter until", value)
     for key in ("name", "ctr-names"):
         for value in filters.values.get(key, ()):
             _fits(value, "")
@@ -133,7 +133,7 @@ def _has(
     if key == "name":
         return _fits(value, record.config.name)
     if key == "until":
-        return record.created_at_ns < point_in_time_ns(value)
+        return record.created_at_ns < point_in_time_ns("--filter until", value)
     return _has_label(labels, value) == (key == "label")
 
 

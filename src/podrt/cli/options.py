@@ -82,7 +82,7 @@ OPTIONS: dict[str, Options] = {
     ),
     "pod exists": Options(),
     "pod logs": Options(
-        not_yet="color container follow latest names since tail timestamps until",
+        works="color container follow latest names since tail timestamps until",
     ),
     "pod top": Options(
         works="latest",
@@ -197,8 +197,7 @@ OPTIONS: dict[str, Options] = {
         not_yet="latest size",
     ),
     "logs": Options(
-        works="follow names since tail timestamps until",
-        not_yet="color latest",
+        works="color follow latest names since tail timestamps until",
     ),
     "top": Options(
         works="latest",

@@ -45,7 +45,9 @@ def prune_containers(args: argparse.Namespace, settings: Settings) -> int:
     """Remove the containers outside of pods that do not run, and print their IDs."""
     filters = Filters(args.filter)
     filters.check(_KEYS)
-    before_ns = [point_in_time_ns(text) for text in filters.values.get("until", [])]
+    before_ns = [
+        point_in_time_ns("--filter until", text) for text in filters.values.get("until", [])
+    ]
     if not args.force and not _agrees("This will remove all non running containers."):
         return 0
 

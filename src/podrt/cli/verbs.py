@@ -27,6 +27,7 @@ VERBS: dict[str, Verb] = {
     "pod top": Verb("top", "top_pod", "Display the running processes of a pod"),
     "pod stats": Verb("stats", "stats_pods", "Display what pods and their containers use"),
     "pod graph": Verb("graph", "graph", "Display what a pod's containers wait for"),
+    "pod logs": Verb("container_logs", "pod_logs", "Fetch the logs of a pod's containers"),
     "pod rm": Verb("pod", "remove", "Remove one or more pods"),
     "pod ps": Verb("pod_read", "ps", "List pods"),
     "pod inspect": Verb("pod_read", "inspect", "Display a pod's configuration and state"),

@@ -21,7 +21,7 @@ def test_filter_of_a_missing_feature_is_named(key: str) -> None:
         ("name", "not KEY=VALUE"),
         ("color=red", "color is an invalid filter"),
         ("status=bogus", "bogus"),
-        ("until=soon", "until=soon"),
+        ("until=soon", "--filter until: .soon. is no time"),
         ("name=[", "unterminated"),
     ],
 )
@@ -38,7 +38,17 @@ def test_pod_filter_with_a_wrong_value_is_refused(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pod_read", "container_read", "image_read", "stats", "system", "top", "graph"]
+    "module",
+    [
+        "pod_read",
+        "container_read",
+        "image_read",
+        "stats",
+        "system",
+        "top",
+        "graph",
+        "container_logs",
+    ],
 )
 def test_reading_verbs_load_neither_trio_nor_templates(module: str) -> None:
     code = f"import sys, podrt.cli.{module}; print(*sys.modules)"

@@ -42,10 +42,13 @@ def test_size_has_four_digits(count: int, decimal: str, binary: str) -> None:
 
 
 def test_point_in_time_is_a_number_a_date_or_so_long_ago() -> None:
-    assert point_in_time_ns("12") == 12 * 10**9
-    assert point_in_time_ns("1970-01-01T00:00:01Z") == 10**9
-    ago_ns = point_in_time_ns("0s") - point_in_time_ns("1h30m0.5s")
+    assert point_in_time_ns("--since", "12") == 12 * 10**9
+    assert point_in_time_ns("--since", "12.5") == 12_500_000_000
+    exact = "1970-01-01T00:00:01.123456789+00:00"
+    assert point_in_time_ns("--since", exact) == 1_123_456_789
+    assert point_in_time_ns("--since", "1970-01-01T00:00:01Z") == 10**9
+    ago_ns = point_in_time_ns("--since", "0s") - point_in_time_ns("--since", "1h30m0.5s")
     assert abs(ago_ns - 5_400_500_000_000) < 10**9
     for word in ("1d", "soon", "", "-5m"):
-        with pytest.raises(InvalidConfig, match="until="):
-            point_in_time_ns(word)
+        with pytest.raises(InvalidConfig, match=r"--since: .* no duration"):
+            point_in_time_ns("--since", word)
