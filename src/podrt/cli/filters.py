@@ -134,7 +134,7 @@ def _has(
         return _fits(value, record.config.name)
     if key == "until":
         return record.created_at_ns < point_in_time_ns("--filter until", value)
-    return _has_label(labels, value) == (key == "label")
+    return has_label(labels, value) == (key == "label")
 
 
 def container_matches(view: View, record: ContainerRecord, filters: Filters) -> bool:
@@ -195,6 +195,7 @@ def _fits(pattern: str, name: str) -> bool:
         raise InvalidConfig("--filter", f"{pattern!r}: {exc}") from exc
 
 
-def _has_label(labels: Mapping[str, str], value: str) -> bool:
+def has_label(labels: Mapping[str, str], value: str) -> bool:
+    """Whether `value`, KEY or KEY=VALUE, is among `labels`."""
     key, equals, wanted = value.partition("=")
     return key in labels and (not equals or labels[key] == wanted)

@@ -192,6 +192,9 @@ OPTIONS: dict[str, Options] = {
         not_yet="ns size watch",
         not_ours="external sync",
     ),
+    "events": Options(
+        works="filter format no-trunc since stream until",
+    ),
     "inspect": Options(
         works="format type",
         not_yet="latest size",

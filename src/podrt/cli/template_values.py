@@ -11,7 +11,7 @@ import msgspec
 # Go's own bound for widths and precisions in a format.
 _MAX_WIDTH = 1_000_000
 _VERB = re.compile(r"%([-+# 0]*)(\d+|\*)?(?:\.(\d*))?(.)?", re.DOTALL)
-_MAPS = frozenset({"Labels", "Annotations", "Options"})
+_MAPS = frozenset({"Labels", "Annotations", "Attributes", "Options"})
 """The fields that are maps: a key they lack is no value. Every other mapping has fixed fields."""
 
 _GO_NAMES = {
@@ -50,7 +50,7 @@ class Time(str):
     __slots__ = ()
 
 
-_TIMES = frozenset({"Created", "StartedAt", "FinishedAt"})
+_TIMES = frozenset({"Created", "StartedAt", "FinishedAt", "Time"})
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:(\.\d*?)0*)?Z")
 
 

@@ -45,6 +45,7 @@ VERBS: dict[str, Verb] = {
     "stats": Verb("stats", "stats", "Display what containers use"),
     "rm": Verb("container", "remove", "Remove one or more containers"),
     "wait": Verb("container", "wait", "Block until containers stop, then print their exit codes"),
+    "events": Verb("events", "events", "Show what happened to pods and containers"),
     "logs": Verb("container_logs", "logs", "Fetch the logs of one or more containers"),
     "ps": Verb("container_read", "ps", "List containers"),
     "inspect": Verb("container_read", "inspect", "Display a container's, pod's or image's data"),
@@ -85,6 +86,7 @@ ALIASES = {
     "rmi": "image rm",
     "play kube": "kube play",
     "system info": "info",
+    "system events": "events",
 }
 
 GROUPS = frozenset(path.split()[0] for path in (*VERBS, *ALIASES) if " " in path)

@@ -20,6 +20,7 @@ from podrt.store.records import ContainerRecord, Op, PodRecord
 from podrt.store.tables import Tables
 from podrt.store.wal import Store
 
+from . import events
 from .view import View
 from .walk import DEFAULT_LIMIT
 
@@ -74,14 +75,23 @@ class Context:
 
         `once_written` is called in between, when no crash of podrt can undo it any more.
         """
-        seq = self.store.transact(build)
+        seq = self.store.transact(self._told(build))
         if once_written is not None:
             once_written()
         await wait_durable(self.store, seq)
 
     def record(self, build: Build) -> None:
         """Commit a transaction that a crash of podrt survives and a power cut may void."""
-        self.store.transact(build)
+        self.store.transact(self._told(build))
+
+    def _told(self, build: Build) -> Build:
+        """`build`, and the events that its changes stand for, in one transaction."""
+
+        def build_all(tables: Tables) -> Sequence[Op]:
+            ops = build(tables)
+            return [*ops, *events.of_changes(self.view, tables, ops)]
+
+        return build_all
 
     def load_container(self, container_id: str) -> ContainerRecord:
         """A container as it stands now. Raises: Removed."""

@@ -17,12 +17,14 @@ from podrt.engines.monitor import Monitor
 from podrt.engines.wire import Kind
 from podrt.errors import InvalidState, PodrtError, Unsupported
 from podrt.linux import proc
+from podrt.model.event import Action
 from podrt.model.states import ContainerState, Phase
 from podrt.model.verbs import Verb
 from podrt.store.records import ContainerRecord, PodRecord
 
 from .claims import claim
 from .context import Context, finishing
+from .events import tells
 from .frozen import note_infra_awake, thaw_member
 from .graph import build_graph
 from .group import open_group
@@ -30,6 +32,7 @@ from .teardown import parent_of
 from .walk import Outcomes, walk
 
 
+@tells(PodRecord, Action.PAUSE)
 async def pause_pod(ctx: Context, pod_id: str) -> Outcomes:
     """Freeze a pod's running containers; the outcome of each member."""
     ctx.check_open()
@@ -51,6 +54,7 @@ async def pause_pod(ctx: Context, pod_id: str) -> Outcomes:
             return outcomes | await walk(graph, act, limiter=ctx.limiter, on_failed_need=None)
 
 
+@tells(PodRecord, Action.UNPAUSE)
 async def unpause_pod(ctx: Context, pod_id: str) -> Outcomes:
     """Thaw a pod's paused containers; the outcome of each member."""
     ctx.check_open()

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from podrt.errors import DependencyFailed, InvalidState, PodrtError
+from podrt.model.event import Action
 from podrt.model.states import ContainerState, Phase
 from podrt.model.verbs import Verb
-from podrt.store.records import ContainerRecord
+from podrt.store.records import ContainerRecord, PodRecord
 
 from .claims import claim
 from .context import Context
+from .events import tells
 from .frozen import stop_running
 from .graph import Graph, check_graph
 from .group import open_group
@@ -27,6 +29,7 @@ from .walk import Outcomes, walk
 _SKIPPED = frozenset({ContainerState.PAUSED, ContainerState.UNKNOWN})
 
 
+@tells(PodRecord, Action.RESTART)
 async def restart_pod(ctx: Context, pod_id: str, *, timeout_s: int | None = None) -> Outcomes:
     """Stop a pod's containers and start all of them again; the outcome of each.
 
@@ -113,6 +116,7 @@ async def _start_again(
     return await walk(graph, act, limiter=ctx.limiter, on_failed_need=starter.failed_need)
 
 
+@tells(ContainerRecord, Action.RESTART)
 async def restart_container(
     ctx: Context, container_id: str, *, timeout_s: int | None = None
 ) -> None:

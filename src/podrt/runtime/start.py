@@ -25,12 +25,14 @@ from podrt.errors import (
     WalkFailed,
 )
 from podrt.model.container import InitKind
+from podrt.model.event import Action
 from podrt.model.states import LIVE_PHASES, ContainerState, Phase
 from podrt.model.verbs import Verb
 from podrt.store.records import ContainerRecord, PodRecord
 
 from .claims import claim, lock_of
 from .context import Context, finishing
+from .events import tells
 from .frozen import note_infra_awake, share_out
 from .graph import Graph, check_graph
 from .group import fold, open_group, set_up_namespaces
@@ -49,6 +51,7 @@ _BLOCKED = {
 }
 
 
+@tells(PodRecord, Action.START)
 async def start_pod(ctx: Context, pod_id: str) -> Outcomes:
     """Start a pod's containers; the outcome of each. Raises: what comes before any is touched."""
     ctx.check_open()

@@ -16,12 +16,14 @@ import trio
 
 from podrt.engines.monitor import Monitor
 from podrt.errors import EngineFailed, InvalidState, PodrtError
+from podrt.model.event import Action
 from podrt.model.states import ALIVE, ContainerState
 from podrt.model.verbs import Verb
 from podrt.store.records import ContainerRecord, PodRecord
 
 from .claims import claim
 from .context import Context
+from .events import note, tells
 from .frozen import stop_running, thaw_if_killed
 from .graph import build_graph
 from .group import fold, open_group
@@ -37,6 +39,7 @@ _ENDING_SIGNALS = frozenset(
 )
 
 
+@tells(PodRecord, Action.STOP)
 async def stop_pod(ctx: Context, pod_id: str, *, timeout_s: int | None = None) -> Outcomes:
     """Stop a pod's running containers, dependents first, and clean up after what was stopped."""
     ctx.check_open()
@@ -162,6 +165,7 @@ async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | No
             raise errors[record.id]
 
 
+@tells(ContainerRecord, Action.KILL)
 async def kill_container(ctx: Context, container_id: str, number: int) -> None:
     """Send a signal to a running container. Raises: InvalidState when it does not run."""
     ctx.check_open()
@@ -180,6 +184,7 @@ async def kill_container(ctx: Context, container_id: str, number: int) -> None:
         await thaw_if_killed(ctx, monitor, record, number)
 
 
+@tells(PodRecord, Action.KILL)
 async def kill_pod(ctx: Context, pod_id: str, number: int) -> Outcomes:
     """Send a signal to every running container of a pod, all at once."""
     ctx.check_open()
@@ -220,6 +225,8 @@ async def _signal_members(ctx: Context, pod_id: str, number: int) -> Outcomes:
 
         graph = build_graph(dict.fromkeys(running, ()))
         outcomes |= await walk(graph, act, limiter=ctx.limiter, on_failed_need=None)
+    killed = [node for node in running if outcomes[node] is None]
+    note(ctx, ContainerRecord, killed, Action.KILL)
     return outcomes
 
 

@@ -28,8 +28,9 @@ from podrt.model.states import (
     container_state,
     pod_state,
 )
+from podrt.store.events import journaled
 from podrt.store.facts import JournalTail, lost, refreshed
-from podrt.store.records import ContainerRecord, GroupRecord, PodRecord
+from podrt.store.records import ContainerRecord, EventRecord, GroupRecord, PodRecord
 from podrt.store.wal import Store
 
 R = TypeVar("R", PodRecord, ContainerRecord)
@@ -122,6 +123,13 @@ class View:
         tail = JournalTail(self.layout.journal(group.id, group.epoch), group)
         self._tails[group.id] = tail
         return tail
+
+    def unfolded_events(self, container: ContainerRecord) -> list[EventRecord]:
+        """What the journal tells of `container`, a record as the log has it, and nobody folded."""
+        group = self.store.tables.get(GroupRecord, container.group_id)
+        if group is None:
+            return []
+        return list(journaled(container, self._tail(group).steps(container, group), group.epoch))
 
     def is_unwatched(self, container: ContainerRecord) -> bool:
         """Whether its process lives and the group's newest monitor does not know of it."""

@@ -7,7 +7,7 @@ never brings a dead process back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -39,14 +39,25 @@ def fold(
     facts: Facts, records: Iterable[JournalRecord], key: str, group_id: str = "", *, epoch: int = 0
 ) -> Facts:
     """`facts` of the container `key` after all `records` of its group's journal `epoch`."""
+    known = facts
+    for _, known in steps(facts, records, key, group_id, epoch=epoch):  # noqa: B007
+        pass
+    return known
+
+
+def steps(
+    facts: Facts, records: Iterable[JournalRecord], key: str, group_id: str = "", *, epoch: int = 0
+) -> Iterator[tuple[JournalRecord, Facts]]:
+    """As `fold`: each record that is about the container, and what is known after it."""
     for record in records:
         if record.id == key:
             facts = apply(facts, record)
             if record.kind in _BY_ITS_MONITOR and record.pid == facts.pid:
                 facts = msgspec.structs.replace(facts, epoch=epoch)
+            yield record, facts
         elif record.id == group_id and record.kind in _OF_GROUP:
             facts = apply(facts, record)
-    return facts
+            yield record, facts
 
 
 class JournalTail:
@@ -63,11 +74,22 @@ class JournalTail:
 
     def facts(self, container: ContainerRecord, group: GroupRecord) -> Facts:
         """What is known of `container` of `group` now. Raises: StoreFailed, StoreCorrupt."""
+        own = self._own(container, group)
+        return fold(container.facts, own, container.id, group.id, epoch=self.epoch)
+
+    def steps(
+        self, container: ContainerRecord, group: GroupRecord
+    ) -> Iterator[tuple[JournalRecord, Facts]]:
+        """What is not folded yet: each record about `container`, and its facts after it."""
+        own = self._own(container, group)
+        return steps(container.facts, own, container.id, group.id, epoch=self.epoch)
+
+    def _own(self, container: ContainerRecord, group: GroupRecord) -> list[JournalRecord]:
         self._read(group)
         own = self._records.get(container.id, [])
         if group.id in self._records and group.id != container.id:
             own = sorted((*own, *self._records[group.id]), key=lambda record: record.seq)
-        return fold(container.facts, own, container.id, group.id, epoch=self.epoch)
+        return own
 
     def unfolded(self, group: GroupRecord) -> set[str]:
         """Whom the records are about that the log has not folded yet."""

@@ -15,12 +15,13 @@ from typing import Literal
 import msgspec
 
 from podrt.model.container import ContainerConfig
+from podrt.model.event import Event
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
 from podrt.model.states import NO_FACTS, Facts
 from podrt.model.userns import GivenIds
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the records below; every segment and snapshot carries the one it was written with."""
 
 
@@ -34,6 +35,7 @@ class Table(enum.IntEnum):
     VOLUME = 5
     INTENT = 6
     META = 7
+    EVENT = 8
 
 
 class Record(
@@ -147,6 +149,13 @@ class MetaRecord(Record, frozen=True, kw_only=True):
     value: str = ""
 
 
+class EventRecord(Record, frozen=True, kw_only=True):
+    """An event. `id` sorts by time, and follows from its source, a transaction or a journal's
+    record: whatever tells of it a second time writes the same record."""
+
+    event: Event
+
+
 TABLES: Mapping[type[Record], Table] = {
     PodRecord: Table.POD,
     ContainerRecord: Table.CONTAINER,
@@ -155,10 +164,14 @@ TABLES: Mapping[type[Record], Table] = {
     VolumeRecord: Table.VOLUME,
     IntentRecord: Table.INTENT,
     MetaRecord: Table.META,
+    EventRecord: Table.EVENT,
 }
 TYPES: Mapping[int, type[Record]] = {int(table): kind for kind, table in TABLES.items()}
 KINDS: Mapping[int, str] = {int(table): table.name.lower() for table in Table}
 """The word for a table's objects in errors."""
+
+KEPT: Mapping[int, int] = {Table.EVENT: 10_000}
+"""How many records of a table, the last by ID, a snapshot takes over; of others it takes all."""
 
 NAMED = (Table.POD, Table.CONTAINER, Table.INTENT)
 """The tables that share one space of names and one of IDs."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from podrt.errors import AlreadyExists, Ambiguous, NotFound, StoreCorrupt
 from podrt.model.ids import is_id_prefix
 
 from .records import (
+    KEPT,
     KINDS,
     NAMED,
     SCHEMA,
@@ -190,18 +192,22 @@ class Tables:
         return None
 
     def entries(self, turns: Turns = HURRIED) -> Iterator[Entry]:
-        """Every record encoded, sorted as a snapshot wants it: by code points is by bytes."""
-        for table in sorted(TYPES):
-            own = self._own(table, turns)
-            next_own = next(own, None)
-            for entry in self._below(table):
-                while next_own is not None and next_own.id < entry.id:
-                    yield next_own
-                    next_own = next(own, None)
-                yield entry
-            if next_own is not None:
+        """The records of a snapshot, encoded and sorted: by code points is by bytes."""
+        for table, kind in sorted(TYPES.items()):
+            surplus = self.count(kind) - KEPT[table] if table in KEPT else 0
+            yield from islice(self._merged(table, turns), max(0, surplus), None)
+
+    def _merged(self, table: int, turns: Turns) -> Iterator[Entry]:
+        own = self._own(table, turns)
+        next_own = next(own, None)
+        for entry in self._below(table):
+            while next_own is not None and next_own.id < entry.id:
                 yield next_own
-            yield from own
+                next_own = next(own, None)
+            yield entry
+        if next_own is not None:
+            yield next_own
+        yield from own
 
     def _own(self, table: int, turns: Turns) -> Iterator[Entry]:
         rows = [(key, row) for key, row in self._rows[table].items() if row is not None]
