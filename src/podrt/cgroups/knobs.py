@@ -24,6 +24,11 @@ FLAGS = {
     "memory_swap_bytes": "--memory-swap",
     "pids_limit": "--pids-limit",
     "blkio_weight": "--blkio-weight",
+    "blkio_weight_devices": "--blkio-weight-device",
+    "device_read_bps": "--device-read-bps",
+    "device_write_bps": "--device-write-bps",
+    "device_read_iops": "--device-read-iops",
+    "device_write_iops": "--device-write-iops",
 }
 
 # What the kernel takes; -1 (no limit) is taken besides where the second word says so.
@@ -75,6 +80,9 @@ def check(resources: Resources) -> None:
         if not lowest <= value <= highest:
             also = ", or -1 for no limit" if unlimited else ""
             raise InvalidConfig(FLAGS[field], f"{value} is not in {lowest}..{highest}{also}")
+    for device in resources.blkio_weight_devices or ():
+        if not 10 <= device.rate <= 1_000:
+            raise InvalidConfig(FLAGS["blkio_weight_devices"], f"{device.rate} is not in 10..1000")
     for field in ("cpuset_cpus", "cpuset_mems"):
         value = getattr(resources, field)
         if value is not None and not _LIST.fullmatch(value):
@@ -95,4 +103,4 @@ def _check_swap(resources: Resources) -> None:
 
 
 def _given(resources: Resources) -> list[str]:
-    return [name for name in FLAGS if getattr(resources, name) is not None]
+    return [name for name in FLAGS if getattr(resources, name) not in (None, ())]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from podrt.model.resources import Resources
 
+from . import block_io
 from .knob import Knob, keyed, listed, whole
 
 _DEFAULT_SHARES = 1024
@@ -76,7 +77,7 @@ def knobs(resources: Resources) -> list[Knob]:
     if resources.blkio_weight is not None:
         for file in ("blkio.bfq.weight", "blkio.weight"):
             found.append(Knob("blkio_weight", "blkio", file, str(resources.blkio_weight), True))
-    return found
+    return found + block_io.v1_knobs(resources)
 
 
 def stats(files: Mapping[str, bytes | int | None]) -> dict[str, int | None]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from podrt.model.resources import Resources
 
+from . import block_io
 from .knob import Knob, keyed, listed, whole
 
 _DEFAULT_PERIOD_US = 100_000
@@ -78,7 +79,7 @@ def knobs(resources: Resources) -> list[Knob]:
             ("io.weight", str(io_weight_of(given))),
         ):
             found.append(Knob("blkio_weight", "io", file, weight, True))
-    return found
+    return found + block_io.v2_knobs(resources)
 
 
 def _bandwidth(resources: Resources) -> list[Knob]:

@@ -36,16 +36,16 @@ def missing(verb: str, flag: str) -> Unsupported | None:
 OPTIONS: dict[str, Options] = {
     "pod create": Options(
         works=(
-            "add-host blkio-weight cgroup-parent cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
-            "cpuset-mems exit-policy gidmap hostname infra infra-command infra-name label memory "
-            "memory-reservation memory-swap name pod-id-file replace restart share share-parent "
-            "shm-size subgidname subuidname sysctl uidmap userns"
+            "add-host blkio-weight blkio-weight-device cgroup-parent cpu-period cpu-quota "
+            "cpu-shares cpus cpuset-cpus cpuset-mems device-read-bps device-read-iops "
+            "device-write-bps device-write-iops exit-policy gidmap hostname infra infra-command "
+            "infra-name label memory memory-reservation memory-swap name pod-id-file replace "
+            "restart share share-parent shm-size subgidname subuidname sysctl uidmap userns"
         ),
         not_yet=(
-            "blkio-weight-device device device-read-bps device-write-bps dns dns-option "
-            "dns-search gpus hosts-file ip ip6 label-file mac-address network network-alias "
-            "no-hostname no-hosts pid publish security-opt shm-size-systemd uts volume "
-            "volumes-from"
+            "device dns dns-option dns-search gpus hosts-file ip ip6 label-file mac-address "
+            "network network-alias no-hostname no-hosts pid publish security-opt shm-size-systemd "
+            "uts volume volumes-from"
         ),
         not_ours="infra-conmon-pidfile infra-image",
     ),
@@ -105,8 +105,9 @@ OPTIONS: dict[str, Options] = {
     ),
     "create": Options(
         works=(
-            "annotation blkio-weight cap-add cap-drop cgroup-parent cidfile cpu-period cpu-quota "
-            "cpu-shares cpus cpuset-cpus cpuset-mems device entrypoint env gidmap group-add "
+            "annotation blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cidfile "
+            "cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems device device-read-bps "
+            "device-read-iops device-write-bps device-write-iops entrypoint env gidmap group-add "
             "hostname init-ctr interactive ipc label log-opt memory memory-reservation "
             "memory-swap name network oom-score-adj pid pids-limit pod privileged read-only "
             "replace requires restart rm security-opt shm-size stop-signal stop-timeout "
@@ -114,8 +115,7 @@ OPTIONS: dict[str, Options] = {
             "workdir"
         ),
         not_yet=(
-            "add-host attach blkio-weight-device cgroup-conf cgroupns cgroups device-cgroup-rule "
-            "device-read-bps device-read-iops device-write-bps device-write-iops dns dns-option "
+            "add-host attach cgroup-conf cgroupns cgroups device-cgroup-rule dns dns-option "
             "dns-search env-file env-host env-merge expose gpus group-entry health-cmd "
             "health-interval health-log-destination health-max-log-count health-max-log-size "
             "health-on-failure health-retries health-start-period health-startup-cmd "
@@ -134,27 +134,27 @@ OPTIONS: dict[str, Options] = {
     ),
     "run": Options(
         works=(
-            "annotation blkio-weight cap-add cap-drop cgroup-parent cidfile cpu-period cpu-quota "
-            "cpu-shares cpus cpuset-cpus cpuset-mems detach device entrypoint env gidmap "
-            "group-add hostname init-ctr interactive ipc label log-opt memory memory-reservation "
-            "memory-swap name network oom-score-adj pid pids-limit pod privileged read-only "
-            "replace requires restart rm security-opt shm-size sig-proxy stop-signal stop-timeout "
-            "subgidname subuidname sysctl tmpfs tty uidmap ulimit umask user userns uts volume "
-            "workdir"
+            "annotation blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cidfile "
+            "cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems detach device "
+            "device-read-bps device-read-iops device-write-bps device-write-iops entrypoint env "
+            "gidmap group-add hostname init-ctr interactive ipc label log-opt memory "
+            "memory-reservation memory-swap name network oom-score-adj pid pids-limit pod "
+            "privileged read-only replace requires restart rm security-opt shm-size sig-proxy "
+            "stop-signal stop-timeout subgidname subuidname sysctl tmpfs tty uidmap ulimit umask "
+            "user userns uts volume workdir"
         ),
         not_yet=(
-            "add-host attach blkio-weight-device cgroup-conf cgroupns cgroups detach-keys "
-            "device-cgroup-rule device-read-bps device-read-iops device-write-bps "
-            "device-write-iops dns dns-option dns-search env-file env-host env-merge expose gpus "
-            "group-entry health-cmd health-interval health-log-destination health-max-log-count "
-            "health-max-log-size health-on-failure health-retries health-start-period "
-            "health-startup-cmd health-startup-interval health-startup-retries "
-            "health-startup-success health-startup-timeout health-timeout hosts-file http-proxy "
-            "image-volume init init-path ip ip6 label-file log-driver mac-address mount "
-            "network-alias no-healthcheck no-hostname no-hosts passwd passwd-entry personality "
-            "pidfile pod-id-file preserve-fd preserve-fds publish publish-all quiet "
-            "read-only-tmpfs rmi rootfs sdnotify secret shm-size-systemd systemd timeout tz "
-            "unsetenv unsetenv-all volumes-from"
+            "add-host attach cgroup-conf cgroupns cgroups detach-keys device-cgroup-rule dns "
+            "dns-option dns-search env-file env-host env-merge expose gpus group-entry health-cmd "
+            "health-interval health-log-destination health-max-log-count health-max-log-size "
+            "health-on-failure health-retries health-start-period health-startup-cmd "
+            "health-startup-interval health-startup-retries health-startup-success "
+            "health-startup-timeout health-timeout hosts-file http-proxy image-volume init "
+            "init-path ip ip6 label-file log-driver mac-address mount network-alias "
+            "no-healthcheck no-hostname no-hosts passwd passwd-entry personality pidfile "
+            "pod-id-file preserve-fd preserve-fds publish publish-all quiet read-only-tmpfs rmi "
+            "rootfs sdnotify secret shm-size-systemd systemd timeout tz unsetenv unsetenv-all "
+            "volumes-from"
         ),
         not_ours=(
             "arch authfile cert-dir chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds "
@@ -211,6 +211,29 @@ OPTIONS: dict[str, Options] = {
     "wait": Options(
         works="all ignore latest",
         not_yet="condition exit-first-match interval return-on-first",
+    ),
+    "pod update": Options(
+        works=(
+            "blkio-weight blkio-weight-device cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
+            "cpuset-mems device-read-bps device-read-iops device-write-bps device-write-iops "
+            "memory memory-reservation memory-swap pids-limit"
+        ),
+        not_yet="restart",
+    ),
+    "update": Options(
+        works=(
+            "blkio-weight blkio-weight-device cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
+            "cpuset-mems device-read-bps device-read-iops device-write-bps device-write-iops "
+            "memory memory-reservation memory-swap pids-limit"
+        ),
+        not_yet=(
+            "env health-cmd health-interval health-log-destination health-max-log-count "
+            "health-max-log-size health-on-failure health-retries health-start-period "
+            "health-startup-cmd health-startup-interval health-startup-retries "
+            "health-startup-success health-startup-timeout health-timeout latest no-healthcheck "
+            "restart unsetenv"
+        ),
+        not_ours="cpu-rt-period cpu-rt-runtime memory-swappiness",
     ),
 }
 

@@ -7,6 +7,14 @@ import msgspec
 DEFAULT_PIDS = 2048
 
 
+class DeviceRate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """A bound for one block device, by its numbers: bytes or operations a second, or a weight."""
+
+    major: int
+    minor: int
+    rate: int
+
+
 class Resources(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -14,7 +22,8 @@ class Resources(
 
     Units: `_us` microseconds, `_bytes` bytes; `cpu_shares` as cgroup v1 counts (1024 is one
     share); `pids_limit` -1 is unlimited; `memory_swap_bytes` is memory plus swap, -1 unlimited.
-    Source: podman's --cpus, --cpu-*, --memory*, --pids-limit, --blkio-weight.
+    Source: podman's --cpus, --cpu-*, --memory*, --pids-limit, --blkio-weight*, --device-read-*,
+    --device-write-*.
     """
 
     cpu_quota_us: int | None = None
@@ -27,6 +36,11 @@ class Resources(
     memory_swap_bytes: int | None = None
     pids_limit: int | None = None
     blkio_weight: int | None = None
+    blkio_weight_devices: tuple[DeviceRate, ...] | None = None
+    device_read_bps: tuple[DeviceRate, ...] | None = None
+    device_write_bps: tuple[DeviceRate, ...] | None = None
+    device_read_iops: tuple[DeviceRate, ...] | None = None
+    device_write_iops: tuple[DeviceRate, ...] | None = None
 
     @property
     def is_unset(self) -> bool:

@@ -25,6 +25,7 @@ class Verb(enum.IntEnum):
     FORCE_REMOVE = 7
     PAUSE = 8
     SETTLE = 9
+    UPDATE = 10
 
     @property
     def words(self) -> str:
@@ -52,5 +53,6 @@ PREEMPTS: dict[Verb, frozenset[Verb]] = {
     Verb.FORCE_REMOVE: frozenset(Verb) - {Verb.FORCE_REMOVE},
     Verb.PAUSE: _NONE,
     Verb.SETTLE: _NONE,
+    Verb.UPDATE: _NONE,
 }
 """Verb -> the standing ones it ends early; it waits for all others."""

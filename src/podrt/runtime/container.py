@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import trio
 
 from podrt.errors import EngineFailed, MonitorGone, Removed
+from podrt.model.resources import Resources
 from podrt.model.states import ALIVE, ContainerState, Facts
 from podrt.store.records import ContainerRecord
 
-from . import pause, restart, start, stop, teardown
+from . import pause, restart, start, stop, teardown, update
 from .context import Context
 from .group import open_group
 from .logs import LogLine, LogReader
@@ -75,6 +76,14 @@ class Container:
         """Thaw it. Raises: InvalidState when it is not paused."""
         self.record()
         await pause.unpause_container(self._ctx, self.id)
+
+    async def update(self, limits: Resources) -> None:
+        """Give it the limits that are not None, now and at every later start.
+
+        Raises: InvalidConfig, Unsupported.
+        """
+        self.record()
+        await update.update_container(self._ctx, self.id, limits)
 
     async def remove(self, *, force: bool = False, timeout_s: int | None = None) -> None:
         """Remove it. Raises: InvalidState while it runs, InUse naming its dependents."""

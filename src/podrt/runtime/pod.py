@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from podrt.errors import Removed
+from podrt.model.resources import Resources
 from podrt.model.states import ContainerState, PodState
 from podrt.store.records import ContainerRecord, PodRecord
 
-from . import pause, restart, start, stop, teardown
+from . import pause, restart, start, stop, teardown, update
 from .container import Container
 from .context import Context
 from .walk import Outcomes
@@ -98,6 +99,14 @@ class Pod:
         outcomes = await pause.unpause_pod(self._ctx, self.id)
         start.raise_failures("unpause", outcomes)
         return outcomes
+
+    async def update(self, limits: Resources) -> None:
+        """Give the pod as a whole the limits that are not None, now and at every later start.
+
+        Raises: InvalidConfig, Unsupported.
+        """
+        self.record()
+        await update.update_pod(self._ctx, self.id, limits)
 
     async def remove(
         self,

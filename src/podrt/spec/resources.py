@@ -8,7 +8,7 @@ import msgspec
 
 from podrt.errors import InvalidConfig
 from podrt.model import runtimespec as oci
-from podrt.model.resources import DEFAULT_PIDS, Resources
+from podrt.model.resources import DEFAULT_PIDS, DeviceRate, Resources
 
 DEFAULT_PERIOD_US = 100_000
 
@@ -40,9 +40,33 @@ def limits(wanted: Resources, devices: tuple[oci.DeviceRule, ...]) -> oci.Resour
         memory=_memory(wanted),
         cpu=_cpu(wanted),
         pids=oci.Pids(limit=wanted.pids_limit or -1),
-        block_io=None
-        if wanted.blkio_weight is None
-        else oci.BlockIo(weight=_within("--blkio-weight", wanted.blkio_weight, 10, 1000)),
+        block_io=_block_io(wanted),
+    )
+
+
+def _block_io(wanted: Resources) -> oci.BlockIo | None:
+    weight = wanted.blkio_weight
+    found = oci.BlockIo(
+        weight=None if weight is None else _within("--blkio-weight", weight, 10, 1000),
+        weight_device=tuple(
+            oci.WeightDevice(
+                major=one.major,
+                minor=one.minor,
+                weight=_within("--blkio-weight-device", one.rate, 10, 1000),
+            )
+            for one in wanted.blkio_weight_devices or ()
+        ),
+        throttle_read_bps_device=_throttles(wanted.device_read_bps),
+        throttle_write_bps_device=_throttles(wanted.device_write_bps),
+        throttle_read_iops_device=_throttles(wanted.device_read_iops),
+        throttle_write_iops_device=_throttles(wanted.device_write_iops),
+    )
+    return None if found == oci.BlockIo() else found
+
+
+def _throttles(rates: tuple[DeviceRate, ...] | None) -> tuple[oci.ThrottleDevice, ...]:
+    return tuple(
+        oci.ThrottleDevice(major=one.major, minor=one.minor, rate=one.rate) for one in rates or ()
     )
 
 

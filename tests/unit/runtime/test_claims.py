@@ -25,16 +25,17 @@ from podrt.store.records import ContainerRecord, PodRecord, Put
 # pre-empt all; but on a pod that is being removed only rm works, and nobody ends his own kind.
 # A line is the standing verb, a column the coming one: x ends it, . waits for it.
 EXPECTED = """
-             CREATE START STOP RESTART KILL REMOVE FORCE_REMOVE PAUSE SETTLE
-CREATE       .      .     .    .       x    .      x            .     .
-START        .      .     x    .       x    .      x            .     .
-STOP         .      .     .    .       x    .      x            .     .
-RESTART      .      .     x    .       x    .      x            .     .
-KILL         .      .     .    .       .    .      x            .     .
-REMOVE       .      .     .    .       .    .      x            .     .
-FORCE_REMOVE .      .     .    .       .    .      .            .     .
-PAUSE        .      .     .    .       x    .      x            .     .
-SETTLE       .      .     .    .       x    .      x            .     .
+             CREATE START STOP RESTART KILL REMOVE FORCE_REMOVE PAUSE SETTLE UPDATE
+CREATE       .      .     .    .       x    .      x            .     .      .
+START        .      .     x    .       x    .      x            .     .      .
+STOP         .      .     .    .       x    .      x            .     .      .
+RESTART      .      .     x    .       x    .      x            .     .      .
+KILL         .      .     .    .       .    .      x            .     .      .
+REMOVE       .      .     .    .       .    .      x            .     .      .
+FORCE_REMOVE .      .     .    .       .    .      .            .     .      .
+PAUSE        .      .     .    .       x    .      x            .     .      .
+SETTLE       .      .     .    .       x    .      x            .     .      .
+UPDATE       .      .     .    .       x    .      x            .     .      .
 """
 HEADS, *LINES = (line.split() for line in EXPECTED.strip().splitlines())
 CELLS = {

@@ -1,0 +1,142 @@
+"""Changing the limits of pods and containers that exist, whether they run or not.
+
+The kernel is asked first: what it refuses is an error that changes nothing, what it takes is
+written to the log and holds for every later start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+
+from podrt.cgroups import knobs
+from podrt.errors import InvalidConfig, InvalidState, PodrtError
+from podrt.linux import files
+from podrt.model import runtimespec as oci
+from podrt.model.resources import DeviceRate, Resources
+from podrt.model.verbs import Verb
+from podrt.spec import resources
+from podrt.store.records import ContainerRecord, Op, PodRecord, Put
+from podrt.store.tables import Tables
+
+from .claims import claim
+from .context import Context
+from .prepare import device_rules
+
+# The kernel's value for "none"; what is missing here cannot be set back.
+_NO_LIMIT = {
+    "cpu_quota_us": -1,
+    "cpu_period_us": 100_000,
+    "cpu_shares": 1024,
+    "memory_bytes": -1,
+    "memory_swap_bytes": -1,
+    "pids_limit": -1,
+}
+
+_spec = msgspec.json.Decoder(oci.Spec)
+_encode_json = msgspec.json.Encoder().encode
+
+
+def merged(old: Resources, new: Resources) -> Resources:
+    """`old` with what `new` sets.
+
+    Memory and swap go together: swap that nobody asked for follows the memory limit.
+    """
+    given = {
+        name: value for name in new.__struct_fields__ if (value := getattr(new, name)) is not None
+    }
+    return msgspec.structs.replace(old, **given)
+
+
+async def update_container(ctx: Context, container_id: str, limits: Resources) -> None:
+    """Give a container new limits. Raises: InvalidConfig, Unsupported, InvalidState, Removed."""
+    ctx.check_open()
+    group_id = ctx.group_id(ctx.load_container(container_id))
+    async with claim(ctx, group_id, Verb.UPDATE):
+        record = ctx.load_container(container_id)
+        what = f"container {record.config.name}"
+        if record.config.is_infra:
+            raise InvalidState("update", f"infra {what}", "its pod is updated instead")
+        if record.removing:
+            raise InvalidState("update", what, "it is being removed")
+        if not record.cgroup_path:
+            raise InvalidConfig("", f"{what} has no cgroup to limit")
+        old = record.config.resources
+        wanted = merged(old, limits)
+        # Says what is wrong with the two of them together before anything is touched.
+        found = resources.limits(wanted, device_rules(record.config))
+        _turn(ctx, record.cgroup_path, resources.effective(old), resources.effective(wanted))
+        _rewrite_spec(ctx, record, found)
+
+        def build(tables: Tables) -> list[Op]:
+            current = tables.get(ContainerRecord, container_id) or record
+            config = msgspec.structs.replace(current.config, resources=wanted)
+            return [Put(msgspec.structs.replace(current, config=config))]
+
+        await ctx.commit(build)
+
+
+async def update_pod(ctx: Context, pod_id: str, limits: Resources) -> None:
+    """Give a pod's cgroup new limits. Raises: InvalidConfig, Unsupported, InvalidState, Removed."""
+    ctx.check_open()
+    async with claim(ctx, pod_id, Verb.UPDATE):
+        pod = ctx.load_pod(pod_id)
+        what = f"pod {pod.config.name}"
+        if pod.removing:
+            raise InvalidState("update", what, "it is being removed")
+        if not pod.cgroup_path:
+            raise InvalidConfig("", f"{what} has no cgroup of its own to limit")
+        old = pod.config.resources
+        wanted = merged(old, limits)
+        _turn(ctx, pod.cgroup_path, old, wanted)
+
+        def build(tables: Tables) -> list[Op]:
+            current = tables.get(PodRecord, pod_id) or pod
+            config = msgspec.structs.replace(current.config, resources=wanted)
+            return [Put(msgspec.structs.replace(current, config=config))]
+
+        await ctx.commit(build)
+
+
+def _turn(ctx: Context, path: str, old: Resources, new: Resources) -> None:
+    """Limit a cgroup, if it is there; when it refuses a part it gets back what it had."""
+    knobs.check(new)
+    if not ctx.cgroups.exists(path):
+        return
+    try:
+        ctx.cgroups.update(path, new)
+    except PodrtError:
+        with contextlib.suppress(PodrtError):
+            ctx.cgroups.update(path, _undoing(old, new))
+        raise
+
+
+def _undoing(old: Resources, new: Resources) -> Resources:
+    """What sets back all that `new` sets: to the old limit or, if there was none, to none."""
+    given = {
+        name: value
+        if (value := getattr(old, name)) is not None
+        else _no_limit(name, getattr(new, name))
+        for name in new.__struct_fields__
+        if getattr(new, name) is not None
+    }
+    return Resources(**given)
+
+
+def _no_limit(name: str, given: object) -> Any:
+    if isinstance(given, tuple) and name != "blkio_weight_devices":
+        return tuple(DeviceRate(one.major, one.minor, 0) for one in given) or None
+    return _NO_LIMIT.get(name)
+
+
+def _rewrite_spec(ctx: Context, record: ContainerRecord, limits: oci.Resources) -> None:
+    """The specification is what other runtimes start it from."""
+    path = ctx.layout.spec(record.id)
+    with open(path, "rb") as file:
+        spec = _spec.decode(file.read())
+    if spec.linux is not None:
+        linux = msgspec.structs.replace(spec.linux, resources=limits)
+        spec = msgspec.structs.replace(spec, linux=linux)
+        files.write_atomically(path, _encode_json(spec), 0o600)
