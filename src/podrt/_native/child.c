@@ -186,7 +186,7 @@ int child_enter(struct child *child, const struct op *op)
 		fd = open(op->f[1].s, O_RDONLY | O_CLOEXEC);
 		return fd < 0 ? -errno : checked(setns(fd, (int)op->f[0].u));
 	}
-	for (int i = 0; held && i < HELD_KINDS; i++)
+	for (int i = 0; held && i < ALL_KINDS; i++)
 		if (held[i].type == op->f[0].u && held[i].fd >= 0)
 			return checked(setns(held[i].fd, (int)held[i].type));
 	return -ESRCH;

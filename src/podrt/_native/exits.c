@@ -104,6 +104,7 @@ static void record_exit(struct monitor *m, struct container *c, int status)
 	if (c->pidfd.fd < 0)
 		waitid(P_PID, (id_t)c->pid, NULL, WEXITED | WNOHANG);
 	unwatch(m, &c->pidfd);
+	spaces_lead(m, c, false);
 	table_set_pid(&m->table, c, 0);
 	m->live--;
 	if (is_failed_start) {
@@ -188,6 +189,7 @@ int adopt_container(struct monitor *m, struct container *c, const struct request
 	c->state = STATE_RUNNING;
 	m->live++;
 	table_set_pid(&m->table, c, pid);
+	spaces_lead(m, c, true);
 	/* Without its log the output is lost, the process is not. */
 	if (request->body_bytes && log_open(&c->log, request->body, 0) == 0) {
 		reopen_output(m, &c->out, pid, STDOUT_FILENO);

@@ -30,7 +30,8 @@ struct held_ns {
 	int fd;
 	uint64_t inode;
 };
-#define HELD_KINDS 4
+#define HELD_KINDS 4 /* that the monitor makes; the rest are those of a process that leads */
+#define ALL_KINDS 6
 
 struct launch {
 	struct plan plan;

@@ -111,7 +111,7 @@ static int open_parts(struct monitor *m)
 	m->listen.on_event = client_accept;
 	m->dir = FD_RUN_DIR;
 	m->started_ms = now_ms();
-	for (int i = 0; i < HELD_KINDS; i++)
+	for (int i = 0; i < ALL_KINDS; i++)
 		m->held[i].fd = -1;
 	TRY(start_ticks(getpid(), &m->ticks));
 	TRY(checked(fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK)));

@@ -137,6 +137,7 @@ struct container {
 	int64_t kill_at_ms; /* 0: none */
 	bool is_listed;     /* among those that are stopping */
 	bool is_removing;
+	bool leads;         /* START_LEADS */
 	uint64_t oom_kills; /* of its cgroup, as last seen */
 	bool by_user, was_killed;
 	uint16_t exit_flags;
@@ -163,7 +164,7 @@ struct monitor {
 	int64_t started_ms;
 	uint64_t ticks; /* when the monitor itself started */
 	struct slot *slots;
-	struct held_ns held[HELD_KINDS];
+	struct held_ns held[ALL_KINDS];
 	uint32_t held_flags;
 	bool has_shm;
 	bool is_removing;
@@ -224,3 +225,4 @@ listener pidfd_event;
 int spaces_setup(struct monitor *m, const struct request *request);
 int spaces_release(struct monitor *m, const struct request *request);
 void spaces_unlink(const struct monitor *m, bool with_marks);
+void spaces_lead(struct monitor *m, const struct container *c, bool lives);

@@ -11,11 +11,13 @@
 static const struct {
 	uint32_t type;
 	const char *name, *link, *mark;
-} kinds[HELD_KINDS] = {
+} kinds[ALL_KINDS] = {
     {CLONE_NEWNET, "net", "ns/net", "ns/.net"},
     {CLONE_NEWIPC, "ipc", "ns/ipc", "ns/.ipc"},
     {CLONE_NEWUTS, "uts", "ns/uts", "ns/.uts"},
     {CLONE_NEWUSER, "user", "ns/user", "ns/.user"},
+    {CLONE_NEWPID, "pid", "ns/pid", "ns/.pid"},
+    {CLONE_NEWCGROUP, "cgroup", "ns/cgroup", "ns/.cgroup"},
 };
 
 static void drop(struct held_ns *held)
@@ -112,20 +114,21 @@ static int mount_shm(struct monitor *m, uint64_t bytes)
  * the namespaces are given up. */
 void spaces_unlink(const struct monitor *m, bool with_marks)
 {
-	for (int i = 0; i < HELD_KINDS; i++) {
+	for (int i = 0; i < ALL_KINDS; i++) {
 		unlinkat(m->dir, kinds[i].link, 0);
 		if (with_marks)
 			unlinkat(m->dir, kinds[i].mark, 0);
 	}
 }
 
-static void link_spaces(const struct monitor *m)
+static void link_spaces(const struct monitor *m, int from, int end)
 {
 	char text[48];
 
 	mkdirat(m->dir, "ns", 0700);
-	spaces_unlink(m, true);
-	for (int i = 0; i < HELD_KINDS; i++) {
+	for (int i = from; i < end; i++) {
+		unlinkat(m->dir, kinds[i].link, 0);
+		unlinkat(m->dir, kinds[i].mark, 0);
 		if (m->held[i].fd < 0)
 			continue;
 		snprintf(text, sizeof(text), "/proc/%d/fd/%d", (int)getpid(), m->held[i].fd);
@@ -133,6 +136,30 @@ static void link_spaces(const struct monitor *m)
 		snprintf(text, sizeof(text), "%" PRIu64, m->held[i].inode);
 		checked(symlinkat(text, m->dir, kinds[i].mark));
 	}
+}
+
+/* While a process that leads lives, the others join what only a process can bring. Nothing of a
+ * dead one is kept: no process could be made in its pid namespace. */
+void spaces_lead(struct monitor *m, const struct container *c, bool lives)
+{
+	if (!c->leads)
+		return;
+	for (int i = HELD_KINDS; i < ALL_KINDS; i++) {
+		struct held_ns *held = &m->held[i];
+		char path[48];
+		struct stat st = {0};
+
+		close_fd(&held->fd);
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)c->pid, kinds[i].name);
+		if (lives)
+			*held =
+			    (struct held_ns){kinds[i].type, open(path, O_RDONLY | O_CLOEXEC), 0};
+		/* Still ours to reap, or to signal: then the number was not another's. */
+		if (held->fd >= 0 && (signal_container(c, 0) < 0 || fstat(held->fd, &st) < 0))
+			close_fd(&held->fd);
+		held->inode = st.st_ino;
+	}
+	link_spaces(m, HELD_KINDS, ALL_KINDS);
 }
 
 static void release_all(struct monitor *m)
@@ -256,7 +283,7 @@ int spaces_setup(struct monitor *m, const struct request *request)
 			release_all(m);
 			return result;
 		}
-		link_spaces(m);
+		link_spaces(m, 0, HELD_KINDS);
 	}
 	for (int i = 0; i < 3; i++)
 		inodes[i] = m->held[i].inode;

@@ -205,6 +205,7 @@ static void progress(struct monitor *m, struct container *c, bool is_held)
 		return;
 	}
 	c->state = is_held ? STATE_HELD : STATE_RUNNING;
+	spaces_lead(m, c, !is_held);
 	answer_started(m, c, is_held ? MSG_CREATED : MSG_STARTED);
 }
 

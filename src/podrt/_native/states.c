@@ -116,6 +116,7 @@ void process_begins(struct container *c, const struct request *request)
 {
 	c->run = request->head.run;
 	c->starter = request->asker;
+	c->leads = request->head.arg & START_LEADS;
 	c->by_user = c->was_killed = false;
 	c->exit_flags = 0;
 	c->code = 0;

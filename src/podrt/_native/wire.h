@@ -51,7 +51,8 @@ enum message_type {
 enum start_flag {
 	START_HOLD = 1,    /* stop right before exec */
 	START_UNIFIED = 2, /* the one directory to join is of cgroup v2 */
-	START_ALL = START_HOLD | START_UNIFIED,
+	START_LEADS = 4,   /* also of ADOPT: the others may join its pid and cgroup namespaces */
+	START_ALL = START_HOLD | START_UNIFIED | START_LEADS,
 };
 
 /* The journal: a header that podrt writes, then records that only the monitor writes. */

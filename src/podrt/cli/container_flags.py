@@ -195,7 +195,7 @@ def _namespaces(args: argparse.Namespace) -> Namespaces:
         net=_mode("--network", args.network, in_pod, private=("none", "private")),
         ipc=_mode("--ipc", args.ipc, in_pod, private=("private", "none")),
         uts=_mode("--uts", args.uts, in_pod, private=("private",)),
-        pid=_mode("--pid", args.pid, NamespaceMode.PRIVATE, private=("private",)),
+        pid=_mode("--pid", args.pid, in_pod, private=("private",)),
     )
 
 

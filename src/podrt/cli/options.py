@@ -39,15 +39,15 @@ OPTIONS: dict[str, Options] = {
             "add-host blkio-weight blkio-weight-device cgroup-parent cpu-period cpu-quota "
             "cpu-shares cpus cpuset-cpus cpuset-mems device-read-bps device-read-iops "
             "device-write-bps device-write-iops exit-policy gidmap hostname infra infra-command "
-            "infra-name label memory memory-reservation memory-swap name pod-id-file replace "
-            "restart share share-parent shm-size subgidname subuidname sysctl uidmap userns"
+            "infra-image infra-name label memory memory-reservation memory-swap name pod-id-file "
+            "replace restart share share-parent shm-size subgidname subuidname sysctl uidmap userns"
         ),
         not_yet=(
             "device dns dns-option dns-search gpus hosts-file ip ip6 label-file mac-address "
             "network network-alias no-hostname no-hosts pid publish security-opt shm-size-systemd "
             "uts volume volumes-from"
         ),
-        not_ours="infra-conmon-pidfile infra-image",
+        not_ours="infra-conmon-pidfile",
     ),
     "pod start": Options(
         works="all latest",
@@ -251,7 +251,6 @@ NOT_OURS: dict[str, str] = {
     "external": "there is no other tool's storage to look into",
     "hostuser": "users of the host are not written into containers",
     "infra-conmon-pidfile": "there is no conmon: one monitor watches a whole pod",
-    "infra-image": "the infra container has no image",
     "memory-swappiness": "cgroup v2 does not have it",
     "oom-kill-disable": "cgroup v2 does not have it",
     "os": "images are imported for this machine",

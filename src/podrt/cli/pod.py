@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -29,10 +30,13 @@ def create_flags(parser: Parser) -> None:
     parser.add_argument("names", nargs="?", metavar="NAME", help="the pod's name")
     parser.add_argument("--name", "-n", default="", help="the pod's name")
     parser.add_argument("--hostname", default="", help="its host name; the pod's name")
-    parser.add_argument("--share", default=None, metavar="LIST", help="ipc,net,uts; none; +TYPE")
+    parser.add_argument(
+        "--share", default=None, metavar="LIST", help="ipc,net,uts,pid,cgroup; none; +TYPE"
+    )
     parser.switch("--infra", default=None, help="make an infra container")
     parser.add_argument("--infra-name", default="", help="name of the infra container")
-    parser.add_argument("--infra-command", default=None, help="what it runs")
+    parser.add_argument("--infra-command", default=None, help="what it runs instead of /pause")
+    parser.add_argument("--infra-image", default="", help="image in which it runs")
     parser.switch("--share-parent", default=True, help="members live in the pod's cgroup")
     parser.add_argument("--cgroup-parent", default="", metavar="PATH", help="where that cgroup is")
     parser.many("--label", "-l", metavar="KEY=VALUE", help="a label")
@@ -84,7 +88,8 @@ def _pod_config(args: argparse.Namespace) -> PodConfig:
         share=parse_share(args.share),
         infra=args.infra,
         infra_name=args.infra_name,
-        infra_command=tuple((args.infra_command or "").split()),
+        infra_command=tuple(shlex.split(args.infra_command or "")),
+        infra_image=args.infra_image,
         cgroup_parent=args.cgroup_parent,
         use_pod_cgroup=args.share_parent,
         resources=limits_of(args),

@@ -43,7 +43,7 @@ def top_pod(args: argparse.Namespace, settings: Settings) -> int:
         running = [
             member
             for member in view.members(view.pod(word).id)
-            if not member.config.is_infra and view.state(member) is ContainerState.RUNNING
+            if member.config.has_program and view.state(member) is ContainerState.RUNNING
         ]
         return _show(settings, view, running, descriptors)
 

@@ -132,11 +132,16 @@ class Monitor:
         reply = await self._ask(Message(Kind.WAIT, run=run, id=bytes.fromhex(container_id)), "wait")
         return Exited(reply.arg, reply.a, bool(reply.b))
 
-    async def adopt(self, container_id: str, run: int, process: Started, log: str) -> Started:
-        """Watch a process that a dead monitor left. Raises: EngineFailed(ESRCH) if it is gone."""
+    async def adopt(
+        self, container_id: str, run: int, process: Started, log: str, *, flags: int = 0
+    ) -> Started:
+        """Watch a process that a dead monitor left; `flags` is 0 or START_LEADS.
+
+        Raises: EngineFailed(ESRCH) if it is gone.
+        """
         reply = await self._ask(
             Message(
-                Kind.ADOPT, run=run, a=process.pid, b=process.start_ticks,
+                Kind.ADOPT, run=run, arg=flags, a=process.pid, b=process.start_ticks,
                 id=bytes.fromhex(container_id), body=log.encode(),
             ),
             "adopt",
@@ -226,8 +231,13 @@ class Monitor:
 
 def monitor_binary() -> str:
     """The path of the installed monitor; PODRT_MONITOR_BINARY names another (sanitizer builds)."""
-    own = os.path.join(os.path.dirname(__file__), "..", "_native", "bin", "podrt-monitor")
-    return os.environ.get("PODRT_MONITOR_BINARY") or os.path.normpath(own)
+    return os.environ.get("PODRT_MONITOR_BINARY") or native_program("podrt-monitor")
+
+
+def native_program(name: str) -> str:
+    """The path of an installed C program."""
+    own = os.path.join(os.path.dirname(__file__), "..", "_native", "bin", name)
+    return os.path.normpath(own)
 
 
 @contextlib.asynccontextmanager

@@ -90,13 +90,13 @@ class NamespaceMode(enum.StrEnum):
 class Namespaces(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The namespace of each type; "pod" outside a pod means private."""
+    """The namespace of each type; "pod" means private where the pod does not share that type."""
 
     net: NamespaceMode = NamespaceMode.POD
     ipc: NamespaceMode = NamespaceMode.POD
     uts: NamespaceMode = NamespaceMode.POD
-    pid: NamespaceMode = NamespaceMode.PRIVATE
-    cgroup: NamespaceMode = NamespaceMode.PRIVATE
+    pid: NamespaceMode = NamespaceMode.POD
+    cgroup: NamespaceMode = NamespaceMode.POD
 
 
 class Security(
@@ -165,3 +165,8 @@ class ContainerConfig(
     oom_score_adj: int | None = None
     cgroup_parent: str = ""
     log_max_bytes: int = 0
+
+    @property
+    def has_program(self) -> bool:
+        """Whether there is something to run: an infra container may only hold namespaces."""
+        return not self.is_infra or self.entrypoint is not None

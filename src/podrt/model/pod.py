@@ -28,7 +28,8 @@ class PodConfig(
     """A pod as the caller wants it; every field may be left out.
 
     `share` None is the default (ipc, net, uts; nothing without an infra container); `infra`
-    None makes one unless nothing is shared; `use_pod_cgroup` is podman's --share-parent;
+    None makes one unless nothing is shared; `infra_command` and `infra_image` give it a program of
+    its own; `use_pod_cgroup` is podman's --share-parent;
     `hostname` "" is the pod's name; `namespace` None takes the runtime's label; `userns` is for
     all members.
     """
@@ -42,6 +43,7 @@ class PodConfig(
     infra: bool | None = None
     infra_name: str = ""
     infra_command: tuple[str, ...] = ()
+    infra_image: str = ""
     cgroup_parent: str = ""
     use_pod_cgroup: bool = True
     resources: Resources = NO_LIMITS

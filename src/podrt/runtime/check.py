@@ -242,7 +242,7 @@ class _Checker:
     def _missing_plans(self) -> Iterator[Problem]:
         for record in self._containers.values():
             path = self._ctx.layout.plan(record.id)
-            if record.config.is_infra or record.removing or os.path.exists(path):
+            if not record.config.has_program or record.removing or os.path.exists(path):
                 continue
             if not self._is_going(record.id):
                 yield _finding("container", record.config.name, f"{path} is missing"), None

@@ -39,6 +39,8 @@ from podrt.store.tables import Tables
 from .claims import claim
 from .context import Context, finishing
 from .graph import build_graph, check_graph
+from .infra import infra_config, infra_image
+from .namespaces import has_infra_program
 from .prepare import (
     check_container,
     find_image,
@@ -149,6 +151,14 @@ class _Creation:
             created_at_ns=time.time_ns(),
             namespace=pod.namespace,
         )
+        if has_infra_program(pod.config):
+            image = self._images[record.id] = infra_image(self._ctx, pod.config)
+            record = msgspec.structs.replace(
+                record,
+                config=infra_config(config, pod.config, image.defaults),
+                image_id=image.id,
+                cgroup_path=self._cgroup_path(config, record.id),
+            )
         self.containers.append(record)
         self._pod = msgspec.structs.replace(pod, infra_id=record.id)
 
@@ -174,12 +184,16 @@ class _Creation:
                 created_at_ns=time.time_ns() + len(self.containers),
                 image_id=image.id,
                 namespace=ctx.settings.namespace if pod is None else pod.namespace,
-                cgroup_path=ctx.cgroups.container_path(
-                    config.cgroup_parent if pod is None else pod.config.cgroup_parent,
-                    container_id,
-                    None if pod is None else pod.cgroup_path or None,
-                ),
+                cgroup_path=self._cgroup_path(config, container_id),
             )
+        )
+
+    def _cgroup_path(self, config: ContainerConfig, container_id: str) -> str:
+        pod = self._pod
+        return self._ctx.cgroups.container_path(
+            config.cgroup_parent if pod is None else pod.config.cgroup_parent,
+            container_id,
+            None if pod is None else pod.cgroup_path or None,
         )
 
     def _ask_users(self, owner: str, config: UserNamespace) -> None:
@@ -333,7 +347,7 @@ class _Creation:
         elif self._is_new_pod:
             write_group_files(self._ctx, self._pod, self.containers)
         for number, member in enumerate(self.containers):
-            if not member.config.is_infra:
+            if member.config.has_program:
                 prepare_container(self._ctx, self._pod, member, self._images[member.id])
             if not number % _PREPARED_AT_ONCE:
                 await trio.lowlevel.checkpoint()

@@ -27,7 +27,9 @@ async def share_out(ctx: Context, monitor: Monitor, pod: PodRecord, *, but: str 
         return
     for member in ctx.view.members(pod.id):
         is_paused = ctx.view.facts(member).phase is Phase.PAUSED
-        if is_paused and member.id != but and member.cgroup_path:
+        # The infra container serves those that go on.
+        stays = member.id != but and not member.config.is_infra
+        if is_paused and stays and member.cgroup_path:
             # Below a frozen cgroup everything stands already: this waits for nothing.
             ctx.cgroups.freeze(member.cgroup_path)
     ctx.cgroups.thaw(pod.cgroup_path)

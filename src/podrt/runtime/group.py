@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import msgspec
 import trio
 
+from podrt.engines import wire
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor, Started, open_monitor
 from podrt.engines.plan_namespaces import map_text
@@ -25,7 +26,7 @@ from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, Put
 from podrt.store.tables import Tables
 
 from .context import Context
-from .namespaces import CLONE_FLAGS, pod_namespace_flags
+from .namespaces import CLONE_FLAGS, pod_namespace_flags, spaces_owner
 
 Change = Callable[[ContainerRecord], ContainerRecord]
 """A wish about one container; gets the record with its newest facts."""
@@ -144,7 +145,13 @@ async def _adopt(ctx: Context, monitor: Monitor) -> None:
         with contextlib.suppress(EngineFailed):
             # One that ended meanwhile has its end believed from the kernel.
             process = Started(facts.pid, facts.start_ticks)
-            await monitor.adopt(member.id, facts.run, process, ctx.layout.log(member.id))
+            await monitor.adopt(
+                member.id,
+                facts.run,
+                process,
+                ctx.layout.log(member.id),
+                flags=wire.START_LEADS if member.config.is_infra else 0,
+            )
     pod = ctx.store.tables.get(PodRecord, group_id)
     if left_over and pod is not None:
         with contextlib.suppress(EngineFailed):
@@ -164,7 +171,7 @@ async def set_up_namespaces(monitor: Monitor, pod: PodRecord) -> None:
             flags |= CLONE_FLAGS["user"]
             maps = to_maps(pod.userns)
             texts = (map_text(maps.uid_map), map_text(maps.gid_map))
-        await monitor.setup(pod.infra_id, flags, pod.config.shm_bytes, hostname, maps=texts)
+        await monitor.setup(spaces_owner(pod), flags, pod.config.shm_bytes, hostname, maps=texts)
 
 
 async def wait_monitor_ended(ctx: Context, group_id: str) -> bool:

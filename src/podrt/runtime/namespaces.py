@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from podrt.model.pod import DEFAULT_SHARE, PodConfig
+from podrt.store.records import PodRecord
 
 CLONE_FLAGS = {
     "net": 0x40000000,
@@ -13,6 +14,9 @@ CLONE_FLAGS = {
 """CLONE_NEW* of the types a monitor can hold. Source: clone(2)."""
 
 
+_OF_A_PROCESS = frozenset({"pid", "cgroup"})
+
+
 def shared_types(config: PodConfig) -> frozenset[str]:
     """The namespace types a pod's members share."""
     if config.infra is False:
@@ -21,5 +25,19 @@ def shared_types(config: PodConfig) -> frozenset[str]:
 
 
 def pod_namespace_flags(config: PodConfig) -> int:
-    """CLONE_NEW* of what the pod's monitor makes."""
-    return sum(CLONE_FLAGS[name] for name in shared_types(config))
+    """CLONE_NEW* of what the pod's monitor makes; pid and cgroup come with the infra's process."""
+    return sum(CLONE_FLAGS.get(name, 0) for name in shared_types(config))
+
+
+def has_infra_program(config: PodConfig) -> bool:
+    """Whether the infra container runs something: some namespaces only a process can bring."""
+    asked = bool(config.infra_command or config.infra_image)
+    return asked or bool(_OF_A_PROCESS & shared_types(config))
+
+
+def spaces_owner(pod: PodRecord) -> str:
+    """Under which ID the journal keeps what the monitor holds.
+
+    An infra container without a process runs while the namespaces are there.
+    """
+    return pod.infra_id if pod.infra_id and not has_infra_program(pod.config) else pod.id

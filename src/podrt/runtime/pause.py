@@ -124,16 +124,16 @@ def _refuse_infra(ctx: Context, record: ContainerRecord, verb: str) -> None:
 
 
 def _is_ordinary(member: ContainerRecord) -> bool:
-    return not member.config.is_infra and member.config.init is None
+    return member.config.has_program and member.config.init is None
 
 
 def _is_paused(ctx: Context, member: ContainerRecord) -> bool:
-    return not member.config.is_infra and ctx.view.state(member) is ContainerState.PAUSED
+    return member.config.has_program and ctx.view.state(member) is ContainerState.PAUSED
 
 
 def _can_freeze(ctx: Context, member: ContainerRecord) -> bool:
     """Whether it runs, or is said to be paused because a pause was cut off before its freeze."""
-    if member.config.is_infra:
+    if not member.config.has_program:
         return False
     state = ctx.view.state(member)
     if state is ContainerState.PAUSED and member.cgroup_path:

@@ -101,7 +101,7 @@ def prepare_container(
     rootfs = prepare_rootfs(ctx.layout.images_dir, image, directory)
     place = _place(ctx, pod, record)
     spec = build_spec(
-        record.config,
+        _own_hostname(record.config, place),
         place,
         image=image.defaults,
         known=accounts.read_accounts(rootfs.lower),
@@ -119,6 +119,14 @@ def prepare_container(
     )
     _write(ctx.layout.spec(record.id), _encode_json(spec))
     _write(ctx.layout.plan(record.id), plan)
+
+
+def _own_hostname(config: ContainerConfig, place: Place) -> ContainerConfig:
+    """The infra container is called as its pod, also in a namespace of its own."""
+    if not config.is_infra:
+        return config
+    hostname = "" if "uts" in place.shared else place.pod_hostname
+    return msgspec.structs.replace(config, hostname=hostname)
 
 
 def _userns(record: ContainerRecord, ns_dir: str) -> Maps | None:

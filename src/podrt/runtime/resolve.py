@@ -15,6 +15,8 @@ from podrt.model.pod import DEFAULT_SHARE, SHAREABLE, ExitPolicy, PodConfig
 from podrt.model.userns import HOST_USERS
 from podrt.spec.userns import parse_userns
 
+from .infra import check_infra
+
 # Linux: HOST_NAME_MAX.
 MAX_HOSTNAME = 64
 
@@ -32,6 +34,7 @@ def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
         raise InvalidConfig("--hostname", f"{config.hostname!r}: at most {MAX_HOSTNAME} bytes")
     _refuse_unsupported(config)
     share, infra = _sharing(config)
+    check_infra(config, infra=infra)
     _check_users(config, infra=infra)
     decision = policy.decide(
         settings.cgroup_manager,
@@ -51,8 +54,6 @@ def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
 def _refuse_unsupported(config: PodConfig) -> None:
     if config.exit_policy is not ExitPolicy.CONTINUE:
         raise Unsupported(f"--exit-policy {config.exit_policy}", "only continue is built so far")
-    if config.infra_command:
-        raise Unsupported("--infra-command", "infra containers have no process yet")
 
 
 def _check_users(config: PodConfig, *, infra: bool) -> None:
@@ -75,8 +76,5 @@ def _sharing(config: PodConfig) -> tuple[frozenset[str], bool]:
         raise InvalidConfig("--share", f"invalid kernel namespace to share: {unknown[0]}")
     if share and config.infra is False:
         raise InvalidConfig("", "Pods must have an infra container to share namespaces")
-    not_built = sorted(share & {"pid", "cgroup"})
-    if not_built:
-        raise Unsupported(f"--share {not_built[0]}", "ipc, net and uts can be shared so far")
     # Without anything to share an infra container is only made when it was asked for.
     return share, bool(share) if config.infra is None else config.infra

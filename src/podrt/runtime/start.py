@@ -33,7 +33,7 @@ from podrt.store.records import ContainerRecord, PodRecord
 from .claims import claim, lock_of
 from .context import Context, finishing
 from .events import tells
-from .frozen import note_infra_awake, share_out
+from .frozen import note_infra_awake, share_out, thaw_member
 from .graph import Graph, check_graph
 from .group import fold, open_group, set_up_namespaces
 from .order import member_graph
@@ -196,8 +196,9 @@ class Starter:
         if record is None:
             raise Removed("container", self._names.get(node, node[:12]))
         if record.config.is_infra:
-            await self._start_infra()
-            return
+            await self._start_infra(record)
+            if not record.config.has_program:
+                return
         async with self._ctx.locks.hold(lock_of(record)):
             self._ctx.view.refresh()
             record = self._ctx.store.tables.get(ContainerRecord, node)
@@ -224,11 +225,14 @@ class Starter:
         self.wish({record.id})
         return self._ctx.store.tables.get(ContainerRecord, record.id) or record
 
-    async def _start_infra(self) -> None:
-        """The infra container without a process: the monitor makes and holds the namespaces."""
-        if self._pod is not None:
-            await set_up_namespaces(self._monitor, self._pod)
-            await note_infra_awake(self._ctx, self._monitor, self._pod)
+    async def _start_infra(self, infra: ContainerRecord) -> None:
+        """What an infra container does without a process: its monitor holds the namespaces."""
+        if self._pod is None:
+            return
+        await set_up_namespaces(self._monitor, self._pod)
+        if self._ctx.view.state(infra) is ContainerState.PAUSED:
+            await thaw_member(self._ctx, self._monitor, infra)
+        await note_infra_awake(self._ctx, self._monitor, self._pod)
 
     def check_dependencies(self, record: ContainerRecord, what: str) -> None:
         """They were started, but may have died before this container's turn came.
@@ -251,6 +255,9 @@ class Starter:
             return
         cgroups = self._ctx.cgroups
         cgroups.create(record.cgroup_path, limits_of(record), device_rules(record.config))
+        flags = wire.START_UNIFIED if cgroups.unified else 0
+        if record.config.is_infra:
+            flags |= wire.START_LEADS
         plan_fd = open_plan(self._ctx, record)
         try:
             # What was sent cannot be taken back: who ends us (a stop) must find its outcome.
@@ -260,7 +267,7 @@ class Starter:
                     record.run,
                     plan_fd=plan_fd,
                     join=cgroups.join_dirs(record.cgroup_path),
-                    flags=wire.START_UNIFIED if cgroups.unified else 0,
+                    flags=flags,
                 )
         except EngineFailed as exc:
             if exc.errno == errno.EEXIST and await self._started_by_another(record):

@@ -82,7 +82,7 @@ def container_usage(
 
 
 def _has_figures(view: View, record: ContainerRecord) -> bool:
-    return view.state(record) in ALIVE and not record.config.is_infra and bool(record.cgroup_path)
+    return view.state(record) in ALIVE and record.config.has_program and bool(record.cgroup_path)
 
 
 def pod_usage(

@@ -27,6 +27,7 @@ from .events import note, tells
 from .frozen import stop_running, thaw_if_killed
 from .graph import build_graph
 from .group import fold, open_group
+from .namespaces import spaces_owner
 from .order import member_graph
 from .processes import raise_unless_gone
 from .teardown import parent_of
@@ -71,11 +72,16 @@ async def stop_members(
         and ctx.view.has_process(member)
         and ctx.view.state(member) is not ContainerState.PAUSED
     ]
-    wish_stopped(ctx, pod.id, stoppable)
+    wish_stopped(ctx, pod.id, [member for member in stoppable if not member.config.is_infra])
     by_id = {member.id: member for member in stoppable}
     graph = member_graph(members).restricted(by_id).reversed()
 
     async def act(node: str) -> None:
+        if by_id[node].config.is_infra:
+            ctx.view.refresh()
+            if any(ctx.view.has_process(one) for one in members if one.id != node):
+                return
+            wish_stopped(ctx, pod.id, [by_id[node]])
         await stop_running(ctx, monitor, by_id[node], timeout_s)
 
     outcomes = await walk(graph, act, limiter=trio.CapacityLimiter(_UNLIMITED), on_failed_need=None)
@@ -108,7 +114,7 @@ def clean_up(
     cleaned: dict[str, int] = {}
     for member in members:
         state = ctx.view.state(member)
-        if member.config.is_infra or state is not ContainerState.STOPPED:
+        if not member.config.has_program or state is not ContainerState.STOPPED:
             continue
         try:
             ctx.cgroups.remove(member.cgroup_path)
@@ -133,7 +139,7 @@ def _add_clean_up(outcomes: Outcomes, errors: dict[str, PodrtError]) -> None:
 
 async def _release(ctx: Context, monitor: Monitor, pod: PodRecord) -> None:
     """Give up the namespaces and the pod's cgroup: nothing lives in them any more."""
-    await monitor.release_namespaces(pod.infra_id or pod.id)
+    await monitor.release_namespaces(spaces_owner(pod))
     if pod.cgroup_path:
         with contextlib.suppress(OSError):
             # Still in use: a member outside our knowledge lives there; `rm` will say so.
@@ -171,7 +177,7 @@ async def kill_container(ctx: Context, container_id: str, number: int) -> None:
     ctx.check_open()
     record = ctx.load_container(container_id)
     what = f"container {record.config.name}"
-    if record.config.is_infra or ctx.view.state(record) not in ALIVE:
+    if not record.config.has_program or ctx.view.state(record) not in ALIVE:
         raise InvalidState("kill", what, "can only kill running containers")
     _wish_killed(ctx, ctx.group_id(record), [record], number)
     async with open_group(ctx, ctx.group_id(record), parent_of(ctx, record)) as monitor:
@@ -208,7 +214,7 @@ async def _signal_members(ctx: Context, pod_id: str, number: int) -> Outcomes:
     running = {
         member.id: member
         for member in members
-        if not member.config.is_infra and ctx.view.state(member) in ALIVE
+        if member.config.has_program and ctx.view.state(member) in ALIVE
     }
     outcomes: Outcomes = {member.id: None for member in members}
     if not running:

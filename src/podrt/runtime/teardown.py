@@ -38,6 +38,7 @@ from .claims import claim
 from .context import Context, finishing
 from .frozen import is_frozen, kill_frozen
 from .group import fold, open_group, wait_monitor_ended
+from .namespaces import spaces_owner
 from .order import member_graph
 from .processes import kill_process, stop_process
 from .userns import give_back
@@ -178,7 +179,7 @@ class _PodRemoval:
                 on_failed_need=None,
             )
             if all(error is None for error in outcomes.values()):
-                await monitor.release_namespaces(pod.infra_id or pod.id)
+                await monitor.release_namespaces(spaces_owner(pod))
         return outcomes
 
     def _give_up(self, by_id: dict[str, ContainerRecord]) -> Action:
@@ -267,7 +268,7 @@ async def end_process(
     ctx: Context, monitor: Monitor, record: ContainerRecord, timeout_s: int | None
 ) -> None:
     """End a member's process: stop it with its grace period, kill it if it is paused or held."""
-    if record.config.is_infra:
+    if not record.config.has_program:
         return
     facts = ctx.view.facts(record)
     if facts.phase in _ONLY_KILLED or (facts.phase in LIVE_PHASES and is_frozen(ctx, record)):
@@ -282,7 +283,7 @@ def give_up(ctx: Context, record: ContainerRecord) -> None:
 
     Raises: EngineFailed naming what stays.
     """
-    if not record.config.is_infra and record.cgroup_path:
+    if record.cgroup_path:
         try:
             ctx.cgroups.kill(record.cgroup_path)
             ctx.cgroups.remove(record.cgroup_path)

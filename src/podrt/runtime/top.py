@@ -41,7 +41,7 @@ def processes_of(view: View, cgroups: CgroupManager, record: ContainerRecord) ->
 
     Raises: InvalidState when it does not run.
     """
-    if view.state(record) is not ContainerState.RUNNING or record.config.is_infra:
+    if view.state(record) is not ContainerState.RUNNING or not record.config.has_program:
         raise InvalidState(
             "top",
             f"container {record.config.name}",

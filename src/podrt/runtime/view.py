@@ -134,7 +134,7 @@ class View:
     def is_unwatched(self, container: ContainerRecord) -> bool:
         """Whether its process lives and the group's newest monitor does not know of it."""
         facts = self.facts(container)
-        is_alive = facts.phase in LIVE_PHASES and not container.config.is_infra
+        is_alive = facts.phase in LIVE_PHASES and container.config.has_program
         return is_alive and not self._is_watched(container, facts)
 
     def _is_watched(self, container: ContainerRecord, facts: Facts) -> bool:
@@ -161,10 +161,10 @@ class View:
             return refreshed(facts, self.boot_id)
         if group_id not in self._monitored:
             self._monitored[group_id] = has_monitor(self.layout, group_id)
-        is_infra = container.config.is_infra
-        if self._monitored[group_id] and (is_infra or self._is_watched(container, facts)):
+        has_program = container.config.has_program
+        if self._monitored[group_id] and (not has_program or self._is_watched(container, facts)):
             return facts
-        if not is_infra and alive(facts.pid, facts.start_ticks):
+        if has_program and alive(facts.pid, facts.start_ticks):
             if facts.phase is Phase.STARTING:
                 # Its monitor died before it could write that exec had succeeded.
                 return msgspec.structs.replace(facts, phase=Phase.RUNNING)
@@ -194,12 +194,12 @@ class View:
     def pod_state(self, pod: PodRecord) -> PodState:
         """A pod's state from its members (semantics.md section 2)."""
         members = [member for member in self.members(pod.id) if member.config.init is None]
-        ordinary = [member for member in members if not member.config.is_infra]
+        ordinary = [member for member in members if member.config.has_program]
         return pod_state(self.state(member) for member in ordinary or members)
 
     def has_process(self, container: ContainerRecord) -> bool:
         """Whether it has a process, if only one that is being set up; `removing` hides nothing."""
-        return not container.config.is_infra and self.facts(container).phase in LIVE_PHASES
+        return container.config.has_program and self.facts(container).phase in LIVE_PHASES
 
     def is_running(self, container: ContainerRecord) -> bool:
         """Whether the container has a process (running, paused or stopping)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from podrt.errors import InvalidConfig, Unsupported
+from podrt.errors import InvalidConfig
 from podrt.linux.sysctls import namespace_of
 from podrt.model.container import NamespaceMode, Namespaces
 from podrt.model.runtimespec import Namespace
@@ -18,13 +18,12 @@ OCI_TYPES: Mapping[str, str] = {
     "uts": "uts",
     "cgroup": "cgroup",
 }
-_HOLDABLE = frozenset({"net", "ipc", "uts"})
 PING_SYSCTL = ("net.ipv4.ping_group_range", "0 0")
 
 
 @functools.lru_cache(maxsize=256)
 def modes(wanted: Namespaces, shared: frozenset[str]) -> Mapping[str, NamespaceMode]:
-    """The mode of each type once it is known what the pod shares. Raises: Unsupported."""
+    """The mode of each type once it is known what the pod shares."""
     found = {
         "pid": wanted.pid,
         "net": wanted.net,
@@ -33,12 +32,8 @@ def modes(wanted: Namespaces, shared: frozenset[str]) -> Mapping[str, NamespaceM
         "cgroup": wanted.cgroup,
     }
     for kind, mode in found.items():
-        if mode is not NamespaceMode.POD:
-            continue
-        if kind not in shared:
+        if mode is NamespaceMode.POD and kind not in shared:
             found[kind] = NamespaceMode.PRIVATE
-        elif kind not in _HOLDABLE:
-            raise Unsupported(f"--share {kind}")
     return found
 
 

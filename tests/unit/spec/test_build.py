@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from podrt.errors import InvalidConfig, NotFound, PodrtError, Unsupported
+from podrt.errors import InvalidConfig, NotFound, PodrtError
 from podrt.linux.caps import NAMES
 from podrt.model import runtimespec as oci
 from podrt.model.container import (
@@ -144,11 +144,12 @@ def test_build_host_namespaces_are_left_out() -> None:
     assert built.mounts["/dev/shm"].source == "/dev/shm"
 
 
-def test_build_shared_pid_is_unsupported() -> None:
-    place = Place(container_id="a" * 64, rootfs="/r", shared=frozenset({"pid"}))
-    config = ContainerConfig(command=("true",), namespaces=Namespaces(pid=NamespaceMode.POD))
-    with pytest.raises(Unsupported, match="pid"):
-        build(config, place)
+def test_build_joins_a_shared_pid_namespace_unless_it_wants_its_own() -> None:
+    place = Place(container_id="a" * 64, rootfs="/r", ns_dir="/n", shared=frozenset({"pid"}))
+    for mode, path in ((NamespaceMode.POD, "/n/pid"), (NamespaceMode.PRIVATE, "")):
+        config = ContainerConfig(command=("true",), namespaces=Namespaces(pid=mode))
+        found = {item.type: item.path for item in build(config, place).linux.namespaces}
+        assert (found["pid"], found["cgroup"]) == (path, "")
 
 
 def test_build_environment_later_words_win() -> None:
