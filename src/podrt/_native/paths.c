@@ -37,8 +37,18 @@ int make_in_root(const struct child *child, const char *path)
 	if (length >= sizeof(walked))
 		return -ENAMETOOLONG;
 	memcpy(walked, path, length + 1);
-	here = open_in_root(child, "/", O_DIRECTORY);
-	for (char *name = walked, *end; here >= 0; name = end) {
+	/* Mostly only the last one is missing. */
+	char *name = strrchr(walked, '/');
+	if (name && name > walked) {
+		*name = '\0';
+		here = open_in_root(child, walked, O_DIRECTORY);
+		*name = '/';
+	}
+	if (here == -ENOENT) {
+		name = walked;
+		here = open_in_root(child, "/", O_DIRECTORY);
+	}
+	for (char *end; here >= 0; name = end) {
 		char kept;
 		int next;
 

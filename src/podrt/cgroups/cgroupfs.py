@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from podrt.errors import EngineFailed
@@ -73,8 +74,8 @@ class Cgroupfs:
 
     def join_dirs(self, path: str) -> tuple[str, ...]:
         """The absolute directories whose cgroup.procs a process is written to."""
-        at = relative(path)
-        return tuple(self._tree.absolute(one, at) for one in self._tree.hierarchies.all)
+        at = os.fsdecode(relative(path))
+        return tuple(f"{one.mount}/{at}" for one in self._tree.hierarchies.all)
 
     def join(self, path: str, pid: int) -> None:
         """Move a process (0: the caller) into a cgroup. Raises: EngineFailed."""

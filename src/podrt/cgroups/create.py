@@ -40,7 +40,11 @@ class _Owned(msgspec.Struct, frozen=True):
 
 
 class _Batch:
-    """Steps with what each is for."""
+    """Steps with what each is for.
+
+    Nearly every cgroup of a host is made by the same steps, so they are kept as they are for a
+    cgroup without a name, which is put before their paths.
+    """
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -52,14 +56,24 @@ class _Batch:
         self.steps.append(step)
         self.owners.append(owner)
 
+    def add_at(self, at: bytes, nameless: _Batch) -> None:
+        """Add the steps of `nameless` for the cgroup `at`."""
+        start = len(self.steps)
+        self.steps += [(op, fd, at + path, data) for op, fd, path, data in nameless.steps]
+        self.owners += nameless.owners
+        self.looks += [(at, start + first) for _, first in nameless.looks]
+
+    def owner(self, index: int) -> _Owned:
+        """What a step was for, with the name that it went by."""
+        return msgspec.structs.replace(self.owners[index], path=self.steps[index][2])
+
 
 def create_many(tree: Tree, cgroups: Sequence[NewCgroup]) -> None:
     """Make them in their order. Raises as CgroupManager.create; what was new is removed then."""
     made: list[tuple[Hierarchy, bytes]] = []
     try:
         # All that can be judged without the kernel comes before the first side effect.
-        placed = [knobs.place(one.resources, tree.hierarchies) for one in cgroups]
-        tables = [None if one.devices is None else _table(tree, one.devices) for one in cgroups]
+        steps = [_steps_of(tree, one.resources, one.devices) for one in cgroups]
         for attempt in range(_RACES):
             is_last = attempt == _RACES - 1
             try:
@@ -67,10 +81,10 @@ def create_many(tree: Tree, cgroups: Sequence[NewCgroup]) -> None:
                 ready = prepare(tree, _parents(cgroups), made) if attempt else None
                 if ready is not None:
                     ready.is_last = is_last
-                batch = _fill(tree, cgroups, placed, tables, ready)
+                batch = _fill(tree, cgroups, steps, ready)
                 if not _create_once(tree, batch, ready, made):
                     continue
-                _filter_many(tree, cgroups, tables)
+                _filter_many(tree, cgroups)
                 return
             except EngineFailed as exc:
                 if exc.errno not in GONE or is_last:
@@ -97,7 +111,7 @@ def _turn(tree: Tree, path: bytes, placed: Sequence[Placed]) -> PodrtError | Non
         _add_knob(tree, batch, path, one)
     index, number, results = tree.run(batch.steps)
     if index >= 0:
-        return _refused(tree, batch.owners[index], number, Ready({}, set(), {}, True))
+        return _refused(tree, batch.owner(index), number, Ready({}, set(), {}, True))
     _check_optional(batch, results)
     return None
 
@@ -118,29 +132,45 @@ def _parents(cgroups: Sequence[NewCgroup]) -> set[str]:
     return {paths.parent_of(paths.check(one.path)) for one in cgroups} - {""}
 
 
+@functools.lru_cache(maxsize=64)
+def _steps_of(
+    tree: Tree, resources: Resources, rules: tuple[DeviceRule, ...] | None
+) -> tuple[_Batch, _Batch]:
+    """How a cgroup is made, and how it then gets its limits and devices and is looked at."""
+    placed = knobs.place(resources, tree.hierarchies)
+    table = None if rules is None else _table(tree, rules)
+    making, filling = _Batch(), _Batch()
+    for one in tree.hierarchies.all:
+        making.add(tree.mkdir(one, b""), _Owned(one, b"", is_cgroup=True))
+    for knob in placed:
+        _add_knob(tree, filling, b"", knob)
+    if table is not None:
+        _add_devices(tree, filling, b"", table)
+    filling.looks.append((b"", len(filling.steps)))
+    for hierarchy, file in _looked_at(tree):
+        filling.add(tree.read(hierarchy, file), _Owned(hierarchy, file))
+    return making, filling
+
+
 def _fill(
     tree: Tree,
     cgroups: Sequence[NewCgroup],
-    placed: Sequence[tuple[Placed, ...]],
-    tables: Sequence[devices.Table | None],
+    steps: Sequence[tuple[_Batch, _Batch]],
     ready: Ready | None,
 ) -> _Batch:
     """Every step for every cgroup: made, given its limits and devices, then looked at."""
     batch = _Batch()
-    for one, knobs_here, table in zip(cgroups, placed, tables, strict=True):
+    for one, (making, filling) in zip(cgroups, steps, strict=True):
         at = paths.below_top(one.path)
-        _add_cgroup(tree, batch, at, ready)
-        for knob in knobs_here:
-            _add_knob(tree, batch, at, knob)
-        if table is not None:
-            _add_devices(tree, batch, at, table)
-        batch.looks.append((at, len(batch.steps)))
-        for hierarchy, file in _looked_at(tree):
-            batch.add(tree.read(hierarchy, at + file), _Owned(hierarchy, at + file))
+        batch.add_at(at, making)
+        if ready is not None:
+            _add_cpuset(tree, batch, at, ready)
+        batch.add_at(at, filling)
     return batch
 
 
-def _looked_at(tree: Tree) -> list[tuple[Hierarchy, bytes]]:
+@functools.lru_cache(maxsize=8)
+def _looked_at(tree: Tree) -> tuple[tuple[Hierarchy, bytes], ...]:
     """The files that tell whether a cgroup can be used as it is."""
     found = []
     freezer, unified = tree.hierarchies.of("freezer"), tree.hierarchies.unified
@@ -153,7 +183,7 @@ def _looked_at(tree: Tree) -> list[tuple[Hierarchy, bytes]]:
         found += [(cpuset, file) for file in _CPUSET_FILES]
     if unified is not None:
         found.append((unified, b"/cgroup.controllers"))
-    return found
+    return tuple(found)
 
 
 def _create_once(
@@ -164,13 +194,13 @@ def _create_once(
 ) -> bool:
     """Do the steps; False when the parents must be looked at (again) first. Raises as create."""
     index, number, results = tree.run(batch.steps)
-    for owner, result in zip(batch.owners, results, strict=False):
+    for step, owner, result in zip(batch.steps, batch.owners, results, strict=False):
         if owner.is_cgroup and result == 0:
-            made.append((owner.hierarchy, owner.path))
+            made.append((owner.hierarchy, step[2]))
     if index >= 0:
         if ready is None:
             return False
-        raise _refused(tree, batch.owners[index], number, ready)
+        raise _refused(tree, batch.owner(index), number, ready)
     if not _are_usable(tree, batch, results, ready):
         return False
     _check_optional(batch, results)
@@ -223,22 +253,18 @@ def _thaw_leftover(tree: Tree, at: bytes) -> None:
     raise InvalidState("use the cgroup", "/" + os.fsdecode(at), "it is frozen")
 
 
-def _filter_many(
-    tree: Tree, cgroups: Sequence[NewCgroup], tables: Sequence[devices.Table | None]
-) -> None:
+def _filter_many(tree: Tree, cgroups: Sequence[NewCgroup]) -> None:
     if tree.hierarchies.of("devices") is not None:
         return
-    for one, table in zip(cgroups, tables, strict=True):
-        if table is not None:
-            _filter_devices(tree, paths.below_top(one.path), table)
+    for one in cgroups:
+        if one.devices is not None:
+            _filter_devices(tree, paths.below_top(one.path), _table(tree, one.devices))
 
 
-def _add_cgroup(tree: Tree, batch: _Batch, at: bytes, ready: Ready | None) -> None:
-    for one in tree.hierarchies.all:
-        batch.add(tree.mkdir(one, at), _Owned(one, at, is_cgroup=True))
+def _add_cpuset(tree: Tree, batch: _Batch, at: bytes, ready: Ready) -> None:
     cpuset = _first_version(tree, "cpuset")
     parent = at.rpartition(b"/")[0]
-    if cpuset is not None and ready is not None and parent in ready.bare:
+    if cpuset is not None and parent in ready.bare:
         for file, value in zip(_CPUSET_FILES, ready.cpuset[parent], strict=True):
             batch.add(tree.write(cpuset, at + file, value), _Owned(cpuset, at + file))
 

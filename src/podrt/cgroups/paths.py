@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from podrt.errors import InvalidConfig
@@ -57,6 +58,7 @@ def monitor_path(parent: str, group_id: str) -> str:
     return f"{parent}/{MONITORS}/{group_id}" if parent else ""
 
 
+@functools.lru_cache(maxsize=64)
 def below_top(path: str) -> bytes:
     """The path relative to a hierarchy's mount point, as the kernel takes it."""
     return check(path).encode("utf-8", "surrogateescape")[1:]
