@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,9 @@ def _run(argv: list[str]) -> int:
     add_global_flags(parser)
     getattr(module, f"{verb.function}_flags")(parser)
     args = parser.parse_args([*before, *rest])
+    # What is loaded by now stays: no search for garbage needs to look at it.
+    gc.freeze()
+    gc.enable()
     code = getattr(module, verb.function)(args, settings_of(args))
     return int(code or 0)
 

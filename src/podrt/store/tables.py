@@ -5,6 +5,7 @@ Nothing is decoded before it is asked for, and nothing here grows with what is n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -40,12 +41,17 @@ WireOp = tuple[int, str, msgspec.Raw, str, str]
 """An operation in a frame: table, key, value (nil: delete), name, owner."""
 
 _NIL = b"\xc0"
-_DECODERS = {table: msgspec.msgpack.Decoder(kind) for table, kind in TYPES.items()}
 _NAMED = frozenset(int(table) for table in NAMED)
 _OTHER: Mapping[int, int] = {Table.POD: Table.CONTAINER, Table.CONTAINER: Table.POD}
 """Pods and containers share one space of IDs."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode_ops = msgspec.msgpack.Decoder(list[WireOp]).decode
+
+
+@functools.cache
+def _decoder(table: int) -> msgspec.msgpack.Decoder[Record]:
+    """Made when it is needed: that takes longer than reading all there is of most tables."""
+    return msgspec.msgpack.Decoder(TYPES[table])
 
 
 class Row(msgspec.Struct, gc=False):
@@ -247,7 +253,7 @@ class Tables:
         if row.value is None:
             assert row.raw is not None
             try:
-                row.value = _DECODERS[table].decode(row.raw)
+                row.value = _decoder(table).decode(row.raw)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 path = self._base.path if self._base is not None else self.path
                 raise StoreCorrupt(path, 0, f"a {KINDS[table]} is unreadable: {error}") from error
