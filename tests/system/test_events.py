@@ -111,5 +111,5 @@ def _is_following(pid: int, podrt: Podrt) -> bool:
 
 def test_events_with_what_is_wrong_are_refused_in_a_line(podrt: Podrt) -> None:
     assert "nonsense is an invalid filter" in podrt.fails(125, "events", "--filter", "nonsense=1")
-    assert "--since: zz" in podrt.fails(125, "events", "--since", "zz")
+    assert "--since: 'zz'" in podrt.fails(125, "events", "--since", "zz")
     assert "arguments" in podrt.fails(125, "events", "shop")
