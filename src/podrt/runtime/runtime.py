@@ -31,6 +31,7 @@ from podrt.store.wal import Store
 from . import check, create, images, pause, prune, restart, start, stop, teardown
 from .container import Container
 from .context import Context
+from .draft import PodDraft
 from .image_names import image_named
 from .pod import Pod
 from .recovery import renew_locks, undo_dead_intents
@@ -115,6 +116,13 @@ class Runtime:
                     await teardown.remove_pod(self._ctx, found.id, force=True)
         record = await self._retried(lambda: create.create_pod(self._ctx, config, containers))
         return Pod(self._ctx, record.id, record.config.name)
+
+    def new_pod(self, config: PodConfig) -> PodDraft:
+        """Begin a pod that is built piece by piece; `PodDraft.save` creates it.
+
+        Raises: InvalidConfig, Unsupported.
+        """
+        return PodDraft(self._ctx, config)
 
     async def _retried(self, creation: Callable[[], Awaitable[R]]) -> R:
         """Create; once more if only what a dead command left unfinished had the name."""
