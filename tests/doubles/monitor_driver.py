@@ -21,7 +21,7 @@ from typing import NamedTuple
 HEAD = struct.Struct("=HHIIiQQ32s")
 RECORD = struct.Struct("=IHHQQ32sIiQiiQQ")
 JOURNAL_HEADER = struct.Struct("=8sII16s32s")
-OP_HEAD = struct.Struct("=HHI")
+OP_HEAD = struct.Struct("=HHIQ")
 
 HELLO, SETUP, START, RELEASE, SIGNAL, STOP, WAIT, REMOVING, FORGET, RELEASE_NS, ADOPT = range(1, 12)
 PAUSE, UNPAUSE = 12, 13
@@ -31,11 +31,11 @@ HOLD, UNIFIED = 1, 2
 (SETNS, ROOT_OVERLAY, ROOT_BIND, MOUNT, BIND, POD_SHM, DEVICE, SYMLINK, MASK, READONLY) = range(
     1, 11
 )
-(PIVOT, HOSTNAME, DOMAINNAME, SYSCTL, RLIMIT, OOM_SCORE, UMASK, USER, CAPS) = range(11, 20)
+(PIVOT, HOSTNAME, DOMAINNAME, SYSCTL, RLIMIT, OOM_SCORE, SEAL, USER, CAPS) = range(11, 20)
 (NO_NEW_PRIVS, SECCOMP, KEYRING, CWD, EXEC, LOG, PROPAGATION) = range(20, 27)
 (TERMINAL, APPARMOR, SELINUX, IOPRIO, SCHED, AFFINITY, PERSONALITY, TIMENS) = range(27, 35)
-(IDMAP_BIND, HOOKS, NOTIFY) = range(35, 38)
-(STDIO, IDMAP, MOUNT_ATTR) = range(39, 42)
+(FIRST_AFFINITY, HOOKS, NOTIFY) = range(35, 38)
+(STDIO, IDMAP, MOUNT_ATTR, HOLD_OP) = range(39, 43)
 
 MONITOR_UP, NS_UP, REC_CREATED, REC_STARTED, REC_EXITED, REC_STOPPING = range(1, 7)
 REC_START_FAILED, REC_PAUSED, REC_UNPAUSED, NS_DOWN, FORGOTTEN, RECEIPT, MONITOR_DOWN = range(7, 14)
@@ -53,66 +53,128 @@ DEFAULT_CAPS = sum(1 << cap for cap in (0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31))
 PATIENCE_S = 20.0
 
 
-def u32(value: int) -> bytes:
-    return struct.pack("=I", value)
+class Field(NamedTuple):
+    """A field: what stands in its place, and what follows behind all fields."""
+
+    slots: bytes
+    data: bytes = b""
+    room: int = 0  # for the strings of a list, and its end
 
 
-def u64(value: int) -> bytes:
-    return struct.pack("=Q", value)
+def u32(value: int) -> Field:
+    return u64(value)
 
 
-def text(value: str | bytes) -> bytes:
+def u64(value: int) -> Field:
+    return Field(struct.pack("=Q", value))
+
+
+def text(value: str | bytes) -> Field:
     raw = value.encode() if isinstance(value, str) else value
-    return u32(len(raw)) + raw + b"\0"
+    return Field(bytes(8), raw + b"\0")
 
 
-def texts(values: Sequence[str | bytes]) -> bytes:
-    return u32(len(values)) + b"".join(text(value) for value in values)
+def texts(values: Sequence[str | bytes]) -> Field:
+    data = b"".join(text(value).data for value in values)
+    return Field(struct.pack("=Q", len(values)), data, len(values) + 1)
 
 
-def op(code: int, *fields: bytes, flags: int = 0) -> bytes:
-    payload = b"".join(fields)
+def numbers(values: Sequence[int]) -> Field:
+    return Field(struct.pack("=QQ", len(values), 0), struct.pack(f"={len(values)}I", *values))
+
+
+def blob(value: bytes) -> Field:
+    return Field(struct.pack("=QQ", len(value), 0), value)
+
+
+class Operation(bytes):
+    """The bytes of an operation, and how many strings its lists have, with an end for each."""
+
+    room = 0
+
+
+def op(code: int, *fields: Field, flags: int = 0) -> Operation:
+    payload = b"".join((*(field.slots for field in fields), *(field.data for field in fields)))
     payload += bytes(-len(payload) % 8)
-    return OP_HEAD.pack(code, flags, OP_HEAD.size + len(payload)) + payload
+    made = Operation(OP_HEAD.pack(code, flags, OP_HEAD.size + len(payload), 0) + payload)
+    made.room = sum(field.room for field in fields)
+    return made
 
 
-def mount(fstype: str, dest: str, attrs: int = HARD, options: Sequence[str] = ()) -> bytes:
+def mount(fstype: str, dest: str, attrs: int = HARD, options: Sequence[str] = ()) -> Operation:
     return op(MOUNT, text(fstype), text(fstype), text(dest), u64(attrs), texts(options))
 
 
-def bind(source: str, dest: str, *, attrs: int = 0, flags: int = 7) -> bytes:
-    return op(BIND, text(source), text(dest), u64(attrs), u64(0), u32(flags))
+def bind(
+    source: str, dest: str, *, attrs: int = 0, flags: int = 7, maps: Sequence[str] = ("", "")
+) -> Operation:
+    return op(
+        BIND, text(source), text(dest), u64(attrs), u64(0), u32(flags), *map(text, maps)
+    )  # fmt: skip
 
 
-def idmap(uids: str, gids: str, deny: int = 0) -> bytes:
-    return op(IDMAP, text(uids), text(gids), u32(deny))
+def idmap(uids: str, gids: str) -> Operation:
+    return op(IDMAP, text(uids), text(gids))
 
 
-def with_flags(operation: bytes, flags: int) -> bytes:
+def with_flags(operation: Operation, flags: int) -> Operation:
     """The same operation with flags of its own."""
-    code, _none, length = OP_HEAD.unpack_from(operation)
-    return OP_HEAD.pack(code, flags, length) + operation[OP_HEAD.size :]
+    code, _none, length, _reserved = OP_HEAD.unpack_from(operation)
+    made = Operation(OP_HEAD.pack(code, flags, length, 0) + operation[OP_HEAD.size :])
+    made.room = operation.room
+    return made
 
 
-def device(path: str, major: int, minor: int, mode: int = 0o666) -> bytes:
+def device(path: str, major: int, minor: int, mode: int = 0o666) -> Operation:
     return op(DEVICE, text(path), u32(ord("c")), u32(major), u32(minor), u32(mode), u32(0), u32(0))
 
 
-def user(uid: int, gid: int, groups: Sequence[int] = ()) -> bytes:
-    return op(USER, u32(uid), u32(gid), u32(len(groups)), *(u32(group) for group in groups))
+def sysctl(key: str, value: str, path: str = "") -> Operation:
+    return op(SYSCTL, text(key), text(path or key.replace(".", "/")), text(value))
 
 
-def caps(mask: int) -> bytes:
+def user(uid: int, gid: int, groups: Sequence[int] = ()) -> Operation:
+    return op(USER, u32(uid), u32(gid), numbers(groups))
+
+
+def caps(mask: int) -> Operation:
     return op(CAPS, u64(mask), u64(mask), u64(mask), u64(0), u64(0))
 
 
-def execute(argv: Sequence[str], env: Sequence[str] = ("PATH=/bin",)) -> bytes:
-    return op(EXEC, texts(argv), texts(env))
+def overlay(
+    lower: Sequence[str], upper: str = "", work: str = "", *, is_mapped: bool = False,
+    more: Sequence[str] = (),
+) -> Operation:  # fmt: skip
+    """A root of layers, which are seen through the plan's IDMAP if `is_mapped`."""
+    own = [*([f"upperdir={upper}", f"workdir={work}"] if upper else []), *more]
+    layers = [] if is_mapped else [f"lowerdir+={path}" for path in lower]
+    data = "" if is_mapped else ",".join([f"lowerdir={':'.join(lower)}", *own])
+    mapped = lower if is_mapped else []
+    place = upper or lower[0]
+    return op(ROOT_OVERLAY, text(place), texts([*layers, *own]), text(data), texts(mapped))
 
 
-def plan_of(ops: Sequence[bytes], flags: int = DEFAULT_FLAGS) -> bytes:
+def log(path: str, most: int = 0, owner: int = 0) -> Operation:
+    return op(LOG, text(path), u64(most), u32(owner))
+
+
+def execute(argv: Sequence[str], env: Sequence[str] = ("PATH=/bin",)) -> Operation:
+    name = argv[0] if argv else "/"
+    return op(EXEC, texts(argv), texts(env), texts([name if "/" in name else f"/bin/{name}"]))
+
+
+HOLDING = op(HOLD_OP)
+
+
+def sealed(umask: int = 0o022) -> Operation:
+    return op(SEAL, u32(umask))
+
+
+def plan_of(ops: Sequence[Operation], flags: int = DEFAULT_FLAGS) -> bytes:
     body = b"".join(ops)
-    return struct.pack("=8s6I", b"podrtpl1", 2, 32 + len(body), len(ops), flags, 0, 0) + body
+    room = sum(one.room for one in ops)
+    head = struct.pack("=8s6I", b"podrtpl1", 3, 32 + len(body), len(ops), flags, 0, room)
+    return head + body
 
 
 STANDARD_MOUNTS = (
@@ -350,34 +412,37 @@ class Box:
         self.group = group
         self.client = client
         self.run = 0
+        self.lower = str(lower)
         self.folder = group.root / self.id.hex()[:12]
         for name in ("upper", "work"):
             (self.folder / name).mkdir(parents=True)
         self.log = self.folder / "log"
-        self.root_op = op(
-            ROOT_OVERLAY,
-            texts([str(lower)]),
-            text(str(self.folder / "upper")),
-            text(str(self.folder / "work")),
-            texts([]),
-        )
+        self.root_op = overlay([self.lower], *self.own_layers)
+
+    @property
+    def own_layers(self) -> tuple[str, str]:
+        return str(self.folder / "upper"), str(self.folder / "work")
 
     def ops(
-        self, argv: Sequence[str], *, early: Sequence[bytes] = (), late: Sequence[bytes] = (),
-        mounts: Sequence[bytes] = STANDARD_MOUNTS, after: Sequence[bytes] = (),
-        cwd: str = "/", env: Sequence[str] = ("PATH=/bin",), log_max: int = 0,
-    ) -> list[bytes]:  # fmt: skip
-        """The usual order of operations; `early` comes before the mounts, `after` behind them
-        and `late` before exec."""
+        self, argv: Sequence[str], *, early: Sequence[Operation] = (),
+        late: Sequence[Operation] = (), mounts: Sequence[Operation] = STANDARD_MOUNTS,
+        after: Sequence[Operation] = (), cwd: str = "/", env: Sequence[str] = ("PATH=/bin",),
+        log_max: int = 0, owner: int = 0, hooks: Sequence[Operation] = (), umask: int = 0o022,
+    ) -> list[Operation]:  # fmt: skip
+        """The usual order of operations; `early` comes before the mounts, `after` behind them,
+        `late` before the process waits for its start and `hooks` afterwards."""
         return [
-            op(LOG, text(str(self.log)), u64(log_max)),
+            log(str(self.log), log_max, owner),
             *early,
             self.root_op,
             *mounts,
             *after,
             op(PIVOT),
             op(CWD, text(cwd)),
+            sealed(umask),
             *late,
+            HOLDING,
+            *hooks,
             execute(argv, env),
         ]
 

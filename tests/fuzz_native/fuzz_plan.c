@@ -58,22 +58,24 @@ static size_t mutate(uint8_t *data, size_t bytes)
 
 static size_t walk(const struct plan *plan)
 {
-	struct op op = {0};
+	const struct op *op = NULL;
 	size_t sum = 0;
 
-	while (next_op(plan, &op)) {
-		struct list list = op.f[0].l;
+	while ((op = next_op(plan, op))) {
+		const union field *field = op->f;
 
-		if (op.code != OP_EXEC)
-			continue;
-		for (const char *text; (text = next_str(&list));)
-			sum += strlen(text);
+		for (const char *kind = op_layouts[op->code]; *kind; kind++, field++) {
+			for (char **at = field->l; *kind == 'l' && *at; at++)
+				sum += strlen(*at);
+			if (*kind == 's')
+				sum += strlen(field->s);
+			for (size_t i = 0; *kind == 'g' && i < field->q * 4; i++)
+				sum += (uint8_t)field[1].s[i];
+			for (size_t i = 0; *kind == 'b' && i < field->q; i++)
+				sum += (uint8_t)field[1].s[i];
+		}
 	}
-	for (char **at = plan->argv; *at; at++)
-		sum += strlen(*at);
-	for (char **at = plan->envp; *at; at++)
-		sum += strlen(*at);
-	return sum + (plan_has(plan, OP_LOG) ? strlen(plan_str(plan, OP_LOG, 0)) : 0);
+	return sum + strlen(*plan->last[OP_EXEC]->f[0].l);
 }
 
 static size_t read_plan(const char *path, uint8_t *data)

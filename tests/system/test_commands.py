@@ -412,3 +412,15 @@ def test_check_of_a_damaged_log_names_the_place_and_repair_keeps_what_is_provabl
     names = {row["Name"] for row in podrt.listed("pod", "ps")}
     assert names <= {"one", "two", "three"}
     assert next((podrt.root / "state").glob("damaged.*/log.*")).read_bytes() == data
+
+
+def test_plan_of_another_version_is_compiled_again_at_the_start(podrt: Podrt) -> None:
+    container = podrt("create", "--name", "a", "--network", "none", "base", "/bin/true").strip()
+    path = podrt.root / "containers" / container / "plan"
+    made = path.read_bytes()
+    old = bytearray(made)
+    old[8:12] = (2).to_bytes(4, sys.byteorder)
+    path.write_bytes(old[:100])
+    podrt("start", "a")
+    assert podrt("wait", "a").strip() == "0"
+    assert path.read_bytes() == made

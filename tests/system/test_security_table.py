@@ -200,7 +200,7 @@ def sysctl_goes_to_a_prepared_proc(box: Box) -> bool:
     (prepared / "shm_rmid_forced").write_text("untouched")
     after = [
         m.bind(str(prepared.parent), "/proc/sys"),
-        m.op(m.SYSCTL, m.text("kernel.shm_rmid_forced"), m.text("1")),
+        m.sysctl("kernel.shm_rmid_forced", "1"),
     ]
     started(box, "true", after=after)
     return (prepared / "shm_rmid_forced").read_text() != "untouched"

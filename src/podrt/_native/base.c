@@ -217,10 +217,11 @@ union control {
 	struct cmsghdr head;
 };
 
-ssize_t receive_message(int sock, void *data, size_t room, int *passed, bool *is_cut)
+/* The bytes of a message, 0 at the end; `passed` is the first descriptor that comes with it. */
+ssize_t receive_message(int sock, void *message, size_t room, int *passed)
 {
 	union control control;
-	struct iovec iov = {data, room};
+	struct iovec iov = {message, room};
 	struct msghdr msg = {
 	    .msg_iov = &iov,
 	    .msg_iovlen = 1,
@@ -228,14 +229,13 @@ ssize_t receive_message(int sock, void *data, size_t room, int *passed, bool *is
 	    .msg_controllen = sizeof(control.room),
 	};
 	ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	cleanup_fd int fd = n < 0 ? -1 : first_fd(&msg);
 
+	*passed = n < 0 ? -1 : first_fd(&msg);
 	if (n < 0)
 		return -errno;
-	if (passed)
-		*passed = take_fd(&fd);
-	*is_cut = msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC);
-	return n;
+	if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+		return -EMSGSIZE;
+	return n > 0 && n < (ssize_t)sizeof(struct wire_head) ? -EPROTO : n;
 }
 
 int send_message(int sock, const void *head, size_t head_bytes, const void *body, size_t body_bytes,
@@ -254,4 +254,36 @@ int send_message(int sock, const void *head, size_t head_bytes, const void *body
 		msg.msg_controllen = CMSG_SPACE(sizeof(int));
 	}
 	return sendmsg(sock, &msg, MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+int say(int sock, struct wire_head head, const char *text, int passed)
+{
+	head.version = WIRE_VERSION;
+	return send_message(sock, &head, sizeof(head), text, strlen(text), passed);
+}
+
+struct message failure_of(uint32_t stage, int error, const char *detail)
+{
+	struct message message = {.head = {.type = MSG_FAILED, .arg = error, .a = stage}};
+
+	snprintf(message.body, sizeof(message.body), "%s", detail ? detail : "");
+	return message;
+}
+
+/* Of our own: what is longer than we ever say is refused. */
+ssize_t hear(int sock, struct message *message, int *passed)
+{
+	*message = (struct message){0};
+	return receive_message(sock, message, sizeof(*message) - 1, passed);
+}
+
+int await_release(int sock)
+{
+	struct message message;
+	cleanup_fd int passed = -1;
+
+	return hear(sock, &message, &passed) > 0 && message.head.type == MSG_RELEASE &&
+		       message.head.version == WIRE_VERSION
+		   ? 0
+		   : -ECANCELED;
 }

@@ -36,6 +36,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "wire.h"
+
 #define PATH_ROOM 4096
 #define MAX_PASSED_FDS 253 /* SCM_MAX_FD */
 #ifndef CLONE_NEWTIME
@@ -124,7 +126,16 @@ int zombie_status(pid_t pid, uint64_t ticks, int *status);
 uint32_t crc32_of(const void *data, size_t bytes);
 uint64_t clock_ns(int clock);
 
-/* A message of a socket; `passed` (NULL: none) is the first descriptor that comes with it. */
-ssize_t receive_message(int sock, void *data, size_t room, int *passed, bool *is_cut);
+/* What is said between us, and kept of it: a body here is a string. */
+struct message {
+	struct wire_head head;
+	char body[240];
+};
+
+ssize_t receive_message(int sock, void *message, size_t room, int *passed);
 int send_message(int sock, const void *head, size_t head_bytes, const void *body, size_t body_bytes,
 		 int passed);
+int say(int sock, struct wire_head head, const char *text, int passed);
+struct message failure_of(uint32_t stage, int error, const char *detail);
+ssize_t hear(int sock, struct message *message, int *passed);
+int await_release(int sock);

@@ -4,13 +4,8 @@
 
 #include <poll.h>
 
-#define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#define DEFAULT_UMASK 022
-#define PID_MARK "@PID@"
-#define MAX_HOOK_WORDS 1024
-
 const struct op_kind op_kinds[OP_COUNT] = {
-#define OP(code, name, layout, source, act) [code] = {source, act, layout[0]},
+#define OP(code, name, layout, source, act) [code] = {source, act},
 #include "ops.h"
 #undef OP
 };
@@ -21,41 +16,19 @@ static void set_stage(struct child *child, uint32_t stage, const char *detail)
 	__atomic_store_n(&child->launch->slot->stage, stage, __ATOMIC_RELEASE);
 }
 
-static int tell(const struct child *child, struct report report)
+static int tell(const struct child *child, uint16_t type)
 {
-	return send_message(child->launch->report[1], &report, sizeof(report), NULL, 0, -1);
+	return say(child->launch->report[1], (struct wire_head){.type = type}, "", -1);
 }
 
 /* In the stage we are in. */
 _Noreturn void child_die(const struct child *child, int error)
 {
 	const uint32_t stage = child->launch->slot->stage & ~STAGE_AT_EXEC;
-	struct report report;
-	const struct wire_head head = {
-	    .type = MSG_FAILED, .version = WIRE_VERSION, .arg = -error, .a = stage};
-	const char *detail = child->detail ? child->detail : "";
+	const struct message failure = failure_of(stage, -error, child->detail);
+	const int whom = child->peer < 0 ? child->launch->report[1] : child->peer;
 
-	set_report(&report, stage, -error, detail);
-	if (child->peer >= 0)
-		send_message(child->peer, &head, sizeof(head), detail, strlen(detail), -1);
-	_exit(child->peer < 0 && tell(child, report) < 0 ? 2 : 1);
-}
-
-/* Operations of `code` whose turn is now and not where they stand. */
-static bool is_out_of_turn(const struct op *op)
-{
-	return (op->code == OP_AFFINITY && op->flags & FLAG_INITIAL) ||
-	       (op->code == OP_HOOKS && op->f[0].u == HOOK_START_CONTAINER);
-}
-
-static int run_out_of_turn(struct child *child, enum op_code code, operation *act)
-{
-	struct op op = {0};
-
-	while (plan_has(child->plan, code) && next_op(child->plan, &op))
-		if (op.code == code && is_out_of_turn(&op))
-			TRY(act(child, &op));
-	return 0;
+	_exit(say(whom, failure.head, failure.body, -1) < 0 ? 2 : 1);
 }
 
 /* Returns 0 when the monitor said go. A monitor that dies takes us with it (PDEATHSIG). */
@@ -119,12 +92,10 @@ static int open_notify(struct child *child)
  * others may forbid to change groups. */
 static int become_root(struct child *child)
 {
-	int result = 0;
+	int result;
 
 	child->detail = "user namespace";
-	child->keeps_groups = child->plan->last[OP_IDMAP].f[2].u;
-	if (!child->keeps_groups)
-		result = K(setgroups, 0, NULL);
+	result = K(setgroups, 0, NULL);
 	if (result == -EPERM && !(child->plan->clone_flags & CLONE_NEWUSER))
 		child->keeps_groups = true;
 	else
@@ -167,7 +138,8 @@ static int prepare(struct child *child)
 	if (plan_has(plan, OP_NOTIFY))
 		TRY(open_notify(child));
 	child->detail = "CPU affinity";
-	TRY(run_out_of_turn(child, OP_AFFINITY, op_call));
+	if (plan_has(plan, OP_FIRST_AFFINITY))
+		TRY(op_call(child, plan->last[OP_FIRST_AFFINITY]));
 	child->detail = "cgroup";
 	if (launch->joins || plan->is_foreign)
 		TRY(wait_for_go(launch->slot));
@@ -207,54 +179,35 @@ int op_setns(struct child *child, const struct op *op)
 /* What the program inherits is settled before a filter could forbid the calls for it: no
  * descriptor but 0-2 and those of the plan, no blocked signal, its own umask and limits. The
  * monitor has already set every disposition to its default. */
-int child_seal(struct child *child)
+int op_seal(struct child *child, const struct op *op)
 {
-	if (child->is_sealed)
-		return 0;
-	child->is_sealed = true;
-	umask(child->umask);
-	TRY(k_close_range(STDERR_FILENO + 1 + child->plan->last[OP_STDIO].f[1].u,
+	umask(op->f[0].u & 0777);
+	TRY(k_close_range(STDERR_FILENO + 1 + child->plan->last[OP_STDIO]->f[1].u,
 			  CLOSE_RANGE_CLOEXEC));
 	k_block_signals(0);
 	return 0;
 }
 
-/* `text` with our number put in: only now is it known. */
-int child_expand(const struct child *child, const char *text, char *room)
+/* The texts with our number between them: only now is it known. */
+int child_expand(const struct child *child, char *const *texts, char *room)
 {
 	pid_t parent, pid = read_stat(child, &parent);
-	const char *mark;
-	size_t used = 0;
+	int used = 0;
 
-	do {
-		mark = strstr(text, PID_MARK);
-		used += (size_t)snprintf(room + used, STATE_ROOM - used, "%.*s",
-					 mark ? (int)(mark - text) : INT_MAX, text);
-		if (mark && used < STATE_ROOM)
-			used += (size_t)snprintf(room + used, STATE_ROOM - used, "%d", (int)pid);
-		if (used >= STATE_ROOM)
-			return -E2BIG;
-		text = mark + strlen(PID_MARK);
-	} while (mark);
-	return (int)used;
+	for (; *texts && used < STATE_ROOM; texts++) {
+		used += snprintf(room + used, (size_t)(STATE_ROOM - used), "%s", *texts);
+		if (texts[1] && used < STATE_ROOM)
+			used += snprintf(room + used, (size_t)(STATE_ROOM - used), "%d", (int)pid);
+	}
+	return used < STATE_ROOM ? used : -E2BIG;
 }
 
 static _Noreturn void become_hook(const struct op *op, int state)
 {
-	char *words[2][MAX_HOOK_WORDS];
-
-	for (int i = 0; i < 2; i++) {
-		struct list list = op->f[2 + i].l;
-
-		if (list.count >= MAX_HOOK_WORDS)
-			_exit(126);
-		for (uint32_t n = 0; n <= op->f[2 + i].l.count; n++)
-			words[i][n] = (char *)(uintptr_t)next_str(&list);
-	}
 	if (dup2(state, STDIN_FILENO) >= 0 && k_close_range(3, CLOSE_RANGE_CLOEXEC) == 0 &&
 	    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) == 0) {
 		k_block_signals(0);
-		execve(op->f[1].s, words[0], words[1]);
+		execve(op->f[0].s, op->f[1].l, op->f[2].l);
 	}
 	_exit(errno == ENOENT ? 127 : 126);
 }
@@ -263,11 +216,10 @@ static _Noreturn void become_hook(const struct op *op, int state)
 static int run_hook(struct child *child, const struct op *op)
 {
 	char room[STATE_ROOM];
-	const int length = child_expand(child, op->f[5].s, room);
-	const int limit_ms = op->f[4].u && op->f[4].u < 2000000 ? (int)op->f[4].u * 1000 : -1;
+	const int length = child_expand(child, op->f[4].l, room);
+	const int limit_ms = op->f[3].u && op->f[3].u < 2000000 ? (int)op->f[3].u * 1000 : -1;
 	int status = 0;
 
-	child->detail = op->f[1].s;
 	TRY(length);
 	OPEN(state, checked(memfd_create("state", MFD_CLOEXEC)));
 	TRY(write_all(state, room, (size_t)length));
@@ -283,7 +235,7 @@ static int run_hook(struct child *child, const struct op *op)
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return -errno;
-	snprintf(child->note, sizeof(child->note), "%.110s ended with %s %d", op->f[1].s,
+	snprintf(child->note, sizeof(child->note), "%.110s ended with %s %d", op->f[0].s,
 		 WIFSIGNALED(status) ? "signal" : "code",
 		 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	child->detail = child->note;
@@ -295,13 +247,12 @@ int op_hook(struct child *child, const struct op *op)
 {
 	struct slot *slot = child->launch->slot;
 
-	if (op->f[0].u == HOOK_RUNTIME && !child->launch->held) {
-		TRY(wait_for_go(slot));
-		__atomic_store_n(&slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
-		TRY(tell(child, (struct report){.stage = OP_HOOKS}));
-		return wait_for_go(slot);
-	}
-	return op->f[0].u == HOOK_CREATE_CONTAINER ? run_hook(child, op) : -EINVAL;
+	if (!(op->flags & FLAG_OF_HOST))
+		return run_hook(child, op);
+	TRY(child->launch->held ? -EINVAL : wait_for_go(slot));
+	__atomic_store_n(&slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
+	TRY(tell(child, MSG_OK));
+	return wait_for_go(slot);
 }
 
 /* Nobody watches us: the next RELEASE on a connection is the start. Who may connect, the socket's
@@ -310,95 +261,55 @@ static int await_start(struct child *child)
 {
 	while (true) {
 		cleanup_fd int peer = accept4(child->launch->start, NULL, NULL, SOCK_CLOEXEC);
-		struct wire_head head;
-		bool is_cut;
 
 		if (peer < 0 && errno != EINTR && errno != ECONNABORTED)
 			return -errno;
-		if (peer < 0 ||
-		    receive_message(peer, &head, sizeof(head), NULL, &is_cut) != sizeof(head))
-			continue;
-		if (head.type == MSG_RELEASE && head.version == WIRE_VERSION) {
+		if (peer >= 0 && await_release(peer) == 0) {
 			child->peer = take_fd(&peer);
 			return 0;
 		}
 	}
 }
 
-static int hold(struct child *child)
+int op_hold(struct child *child, const struct op *op)
 {
-	struct slot *slot = child->launch->slot;
-	const bool is_alone = child->launch->start >= 0;
+	const struct launch *launch = child->launch;
+	const bool is_alone = launch->start >= 0;
 
-	/* Whoever made us ends when it hears that we are ready. */
-	if (is_alone)
-		TRY(checked(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
-	__atomic_store_n(&slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
-	TRY(tell(child, (struct report){0}));
-	return is_alone ? await_start(child) : wait_for_go(slot);
-}
-
-/* Once, whoever comes first: the filter, which may forbid all this, or exec. */
-int child_hold(struct child *child)
-{
-	if (child->peer >= 0)
-		return 0;
 	/* Once more: a change of user has cleared the signal. */
 	TRY(follow_monitor(child));
 	/* Not before the receipt is written: from here on we outlive the monitor. */
-	TRY(wait_for_go(child->launch->slot));
-	return child->launch->hold ? hold(child) : 0;
+	TRY(wait_for_go(launch->slot));
+	if (!launch->hold)
+		return 0;
+	/* Whoever made us ends when it hears that we are ready. */
+	if (is_alone)
+		TRY(checked(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
+	__atomic_store_n(&launch->slot->go, GO_NOT_YET, __ATOMIC_RELEASE);
+	TRY(tell(child, MSG_CREATED));
+	return is_alone ? await_start(child) : wait_for_go(launch->slot);
 }
 
-/* Source: execvp(3): a directory that cannot be searched does not end the search. */
-static int exec_program(const struct plan *plan)
-{
-	const char *name = plan->argv[0], *at = DEFAULT_PATH;
-	const bool searches = !strchr(name, '/');
-	int result = -ENOENT;
-
-	for (char **env = plan->envp; *env; env++) {
-		if (strncmp(*env, "PATH=", 5) == 0) {
-			at = *env + 5;
-			break;
-		}
-	}
-	while (*name) {
-		char path[PATH_ROOM];
-		size_t length = strcspn(at, ":");
-		int n = snprintf(path, sizeof(path), "%.*s/%s", length ? (int)length : 1,
-				 length ? at : ".", name);
-
-		if (n < (int)sizeof(path) || !searches)
-			execve(searches ? path : name, plan->argv, plan->envp);
-		if (n >= (int)sizeof(path) && searches)
-			return -ENAMETOOLONG;
-		if (!searches || (errno != EACCES && errno != ENOENT && errno != ENOTDIR))
-			return -errno;
-		result = errno == EACCES ? -EACCES : result;
-		if (!at[length])
-			break;
-		at += length + 1;
-	}
-	return result;
-}
-
+/* Arguments, environment, where the program may be.
+ * Source: execvp(3): a directory that cannot be searched does not end the search. */
 int op_exec(struct child *child, const struct op *op)
 {
-	const struct plan *plan = child->plan;
+	int result = -ENOENT;
 
-	(void)op;
-	child->detail = plan->argv[0];
-	TRY(child_seal(child));
-	TRY(child_hold(child));
-	set_stage(child, OP_HOOKS, NULL);
-	TRY(run_out_of_turn(child, OP_HOOKS, run_hook));
+	child->detail = *op->f[0].l;
 	if (child->peer < 0)
 		TRY(checked(prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)));
 	if (child->launch->lean)
-		TRY(tell(child, (struct report){.stage = STAGE_AT_EXEC}));
-	set_stage(child, OP_EXEC | STAGE_AT_EXEC, plan->argv[0]);
-	return exec_program(plan);
+		TRY(tell(child, MSG_STARTED));
+	set_stage(child, OP_EXEC | STAGE_AT_EXEC, child->detail);
+	for (char **path = op->f[2].l; *path; path++) {
+		execve(*path, op->f[0].l, op->f[1].l);
+		if (errno == EACCES)
+			result = -EACCES;
+		else if (errno != ENOENT && errno != ENOTDIR)
+			return -errno;
+	}
+	return result;
 }
 
 struct child child_of(const struct launch *launch)
@@ -415,7 +326,6 @@ struct child child_of(const struct launch *launch)
 	    .notify = -1,
 	    .stat = -1,
 	    .peer = -1,
-	    .umask = DEFAULT_UMASK,
 	};
 }
 
@@ -424,10 +334,8 @@ static int execute(struct child *child, const struct op *op)
 	const struct op_kind *kind = &op_kinds[op->code];
 	int result = 0;
 
-	if (is_out_of_turn(op))
-		return 0;
-	set_stage(child, op->code, kind->first == 's' ? op->f[0].s : NULL);
-	child->tree = child->plan->trees[op->number];
+	set_stage(child, op->code, *op_layouts[op->code] == 's' ? op->f[0].s : NULL);
+	child->tree = op->tree;
 	if (kind->source && child->tree < 0)
 		result = child->tree = kind->source(child, op);
 	if (result >= 0 && kind->act)
@@ -439,10 +347,10 @@ static int execute(struct child *child, const struct op *op)
 _Noreturn void child_main(const struct launch *launch)
 {
 	struct child child = child_of(launch);
-	struct op op = {0};
+	const struct op *op = NULL;
 	int result = prepare(&child);
 
-	while (result >= 0)
-		result = next_op(&launch->plan, &op) ? execute(&child, &op) : -EINVAL;
+	while (result >= 0 && (op = next_op(&launch->plan, op)))
+		result = execute(&child, op);
 	child_die(&child, result);
 }

@@ -108,32 +108,29 @@ static void client_read(struct monitor *m, void *owner, uint32_t events)
 	struct client *client = owner;
 	cleanup_fd int passed = -1;
 	struct request request = {.asker.client = client->serial};
-	bool is_cut = false;
 	ssize_t n = 0;
 	int result;
 
 	if (!(events & (EPOLLHUP | EPOLLERR)))
-		n = receive_message(client->source.fd, m->message, sizeof(m->message) - 1, &passed,
-				    &is_cut);
+		n = receive_message(client->source.fd, m->message, sizeof(m->message) - 1, &passed);
 	if (n == -EAGAIN || n == -EINTR)
 		return;
-	if (n <= 0) {
+	if (n > 0) {
+		m->message[n] = '\0';
+		memcpy(&request.head, m->message, sizeof(request.head));
+		request.asker.req = request.head.req;
+		request.body = m->message + sizeof(request.head);
+		request.body_bytes = (uint32_t)((size_t)n - sizeof(request.head));
+		request.fd = passed;
+		result = handle(m, &request);
+	} else if (n == -EPROTO || n == -EMSGSIZE) {
+		result = (int)n;
+	} else {
 		client_close(m, client);
 		return;
 	}
-	if (n < (ssize_t)sizeof(request.head)) {
-		reply_failed(m, request.asker, EPROTO, 0, "short message");
-		return;
-	}
-	m->message[n] = '\0';
-	memcpy(&request.head, m->message, sizeof(request.head));
-	request.asker.req = request.head.req;
-	request.body = m->message + sizeof(request.head);
-	request.body_bytes = (uint32_t)((size_t)n - sizeof(request.head));
-	request.fd = passed;
-	result = is_cut ? -EPROTO : handle(m, &request);
 	if (result < 0)
-		reply_failed(m, request.asker, -result, 0, is_cut ? "message too long" : NULL);
+		reply_failed(m, request.asker, -result, 0, NULL);
 	else if (result != LATER)
 		reply_ok(m, &request, NULL, 0);
 }

@@ -24,10 +24,11 @@ static int drop_bounding(uint64_t keep)
 	return 0;
 }
 
-/* Bounding, effective, permitted, inheritable, ambient. What cannot be granted is left out.
- * Source: runtime-spec 1.1, "capabilities". */
-static int apply_caps(const union field *want)
+/* Bounding, effective, permitted, inheritable, ambient; after USER, which needs what they drop.
+ * What cannot be granted is left out. Source: runtime-spec 1.1, "capabilities". */
+int op_caps(struct child *child, const struct op *op)
 {
+	const union field *want = op->f;
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct sets[2];
 
@@ -50,30 +51,20 @@ static int apply_caps(const union field *want)
 	return 0;
 }
 
-/* CAPS before USER waits for it: changing the user needs capabilities that CAPS may drop. */
-int op_caps(struct child *child, const struct op *op)
-{
-	child->has_caps = true;
-	memcpy(child->caps, op->f, sizeof(child->caps));
-	return child->has_user || !plan_has(child->plan, OP_USER) ? apply_caps(op->f) : 0;
-}
-
 /* uid, gid, groups */
 int op_user(struct child *child, const struct op *op)
 {
 	const uint32_t uid = op->f[0].u, gid = op->f[1].u;
-	const struct list groups = op->f[2].l;
+	const uint64_t groups = op->f[2].q;
 
-	if (groups.count > MAX_GROUPS)
+	if (groups > MAX_GROUPS)
 		return -EINVAL;
-	if (groups.count || !child->keeps_groups)
-		TRY(K(setgroups, groups.count, groups.items.at));
+	if (groups || !child->keeps_groups)
+		TRY(K(setgroups, groups, op->f[3].s));
 	TRY(checked(prctl(PR_SET_KEEPCAPS, plan_has(child->plan, OP_CAPS), 0, 0, 0)));
 	TRY(K(setresgid, gid, gid, gid));
 	TRY(K(setresuid, uid, uid, uid));
-	TRY(checked(prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0)));
-	child->has_user = true;
-	return child->has_caps ? apply_caps(child->caps) : 0;
+	return checked(prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0));
 }
 
 /* flags, path of the filter; its listener goes to whoever decides about the calls.
@@ -93,13 +84,10 @@ int op_seccomp(struct child *child, const struct op *op)
 	    !(op->f[0].u & SECCOMP_FILTER_FLAG_NEW_LISTENER) != !plan_has(plan, OP_NOTIFY))
 		return -EINVAL;
 	TRY(read_all(child->filter, room, (size_t)st.st_size, 0));
-	TRY(child_seal(child));
-	if (child->launch->start >= 0)
-		TRY(child_hold(child));
 	program.len = (unsigned short)((size_t)st.st_size / sizeof(room[0]));
 	if (!plan_has(plan, OP_NOTIFY))
 		return K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program);
-	int length = child_expand(child, plan_str(plan, OP_NOTIFY, 1), state);
+	int length = child_expand(child, plan->last[OP_NOTIFY]->f[1].l, state);
 	TRY(length);
 	OPEN(listener, K(seccomp, SECCOMP_SET_MODE_FILTER, op->f[0].u, &program));
 	child->detail = plan_str(plan, OP_NOTIFY, 0);
@@ -125,7 +113,6 @@ int op_call(struct child *child, const struct op *op)
 {
 	const union field *f = op->f;
 	unsigned long cpus[128] = {0};
-	uint64_t limit[] = {f[1].q, f[2].q}; /* struct rlimit64 */
 	int result;
 
 	switch (op->code) {
@@ -135,30 +122,29 @@ int op_call(struct child *child, const struct op *op)
 		return checked(setdomainname(f[0].s, strlen(f[0].s)));
 	case OP_NO_NEW_PRIVS:
 		return checked(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	case OP_RLIMIT:
-		snprintf(child->note, sizeof(child->note), "rlimit %u", f[0].u);
-		child->detail = child->note;
-		return K(prlimit64, 0, f[0].u, limit, NULL);
+	case OP_RLIMIT: /* name, number, struct rlimit64 */
+		return K(prlimit64, 0, f[1].u, f + 2, NULL);
 	case OP_KEYRING:
 		/* A kernel without keyrings has nothing to keep apart. */
-		result = K(keyctl, KEYCTL_JOIN_SESSION_KEYRING, *f[0].s ? f[0].s : NULL);
+		result = K(keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
 		return result == -ENOSYS ? 0 : result;
 	case OP_IOPRIO: /* class, priority. Source: ioprio_set(2) */
 		return K(ioprio_set, 1 /* a process */, 0, f[0].u << 13 | f[1].u);
 	case OP_SCHED:
 		return set_scheduler(f);
 	case OP_AFFINITY:
-		if (f[0].l.count > sizeof(cpus))
+	case OP_FIRST_AFFINITY:
+		if (f[0].q > sizeof(cpus))
 			return -EINVAL;
-		memcpy(cpus, f[0].l.items.at, f[0].l.count);
+		memcpy(cpus, f[1].s, f[0].q);
 		return K(sched_setaffinity, 0, sizeof(cpus), cpus);
 	case OP_PERSONALITY:
 		return K(personality, f[0].q);
-	default: /* UMASK */
-		child->umask = f[0].u & 0777;
-		if (child->is_sealed)
-			umask(child->umask);
-		return 0;
+	default: /* PROPAGATION */
+		child->detail = "/";
+		if (f[0].q & ~(uint64_t)(PROPAGATIONS | MS_REC))
+			return -EINVAL;
+		return checked(mount(NULL, "/", NULL, (unsigned long)f[0].q, NULL));
 	}
 }
 
@@ -173,37 +159,22 @@ static int write_proc(struct child *child, const char *below, const char *path, 
 	return write_all(fd, text, strlen(text));
 }
 
-/* "net.ipv4.ip_forward"; with a slash as its first separator the key is a path already, for
- * interface names that hold dots. Source: sysctl.d(5). */
+/* key, its path, value */
 int op_sysctl(struct child *child, const struct op *op)
 {
-	const char *key = op->f[0].s, *first = strpbrk(key, "./");
-	bool by_dots = first && *first == '.';
-	char path[256];
-
-	if (strlen(key) >= sizeof(path))
-		return -ENAMETOOLONG;
-	strcpy(path, key);
-	for (char *at = path; by_dots && *at; at++)
-		if (*at == '.' || *at == '/')
-			*at = *at == '.' ? '/' : '.';
-	return write_proc(child, "sys", path, op->f[1].s);
+	return write_proc(child, "sys", op->f[1].s, op->f[2].s);
 }
 
-/* For the program to come. Two modules share a file in older kernels. */
+/* For the program to come. label, files that take it if they are there, what to write */
 int op_label(struct child *child, const struct op *op)
 {
-	char own[32], text[PATH_ROOM];
-	const bool is_selinux = op->code == OP_SELINUX;
+	char own[32];
 	int result = -ENOENT;
 
 	snprintf(own, sizeof(own), "%d/attr", (int)getpid());
-	if (snprintf(text, sizeof(text), "%s%s", is_selinux ? "" : "exec ", op->f[0].s) >=
-	    (int)sizeof(text))
-		return -ENAMETOOLONG;
-	if (!is_selinux)
-		result = write_proc(child, own, "apparmor/exec", text);
-	return result == -ENOENT ? write_proc(child, own, "exec", text) : result;
+	for (char **file = op->f[1].l; *file && result == -ENOENT; file++)
+		result = write_proc(child, own, *file, op->f[2].s);
+	return result;
 }
 
 #define K_TIOCGPTPEER _IO('T', 0x41)
@@ -214,7 +185,6 @@ int op_terminal(struct child *child, const struct op *op)
 {
 	const struct winsize size = {.ws_row = (unsigned short)op->f[0].u,
 				     .ws_col = (unsigned short)op->f[1].u};
-	const struct report report = {.stage = OP_TERMINAL};
 	struct statfs fs;
 	int unlock = 0;
 
@@ -229,7 +199,7 @@ int op_terminal(struct child *child, const struct op *op)
 	OPEN(slave, checked(ioctl(master, K_TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)));
 	if (size.ws_row)
 		TRY(checked(ioctl(slave, TIOCSWINSZ, &size)));
-	TRY(checked(fchown(slave, child->plan->last[OP_USER].f[0].u, (gid_t)-1)));
+	TRY(checked(fchown(slave, child->plan->last[OP_USER]->f[0].u, (gid_t)-1)));
 	if (*op->f[2].s) {
 		child->detail = op->f[2].s;
 		OPEN(tree, k_open_tree(slave, "", false));
@@ -238,5 +208,5 @@ int op_terminal(struct child *child, const struct op *op)
 	TRY(checked(ioctl(slave, TIOCSCTTY, 0)));
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
 		TRY(checked(dup2(slave, fd)));
-	return send_message(child->launch->report[1], &report, sizeof(report), NULL, 0, master);
+	return say(child->launch->report[1], (struct wire_head){.type = MSG_TERMINAL}, "", master);
 }

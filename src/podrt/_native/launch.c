@@ -8,15 +8,9 @@ void launch_go(struct slot *slot)
 		syscall(SYS_futex, &slot->go, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-void set_report(struct report *report, uint32_t stage, int error, const char *detail)
-{
-	*report = (struct report){.stage = stage, .error = error};
-	snprintf(report->detail, sizeof(report->detail), "%s", detail ? detail : "");
-}
-
 int launch_fail(struct launch *launch, uint32_t stage, int error, const char *detail)
 {
-	set_report(&launch->failure, stage, -error, detail);
+	launch->failure = failure_of(stage, -error, detail);
 	return error;
 }
 
@@ -65,23 +59,6 @@ void launch_clean(struct launch *launch)
 	}
 }
 
-/* The number outside of `id` inside; one that is not mapped stays. */
-uint32_t map_id(const char *map, uint32_t id)
-{
-	char *end = (char *)(uintptr_t)map;
-
-	while (end && *end) {
-		uint64_t inner = strtoull(end, &end, 10), outer = strtoull(end, &end, 10);
-		uint64_t count = strtoull(end, &end, 10);
-
-		if (id >= inner && id - inner < count)
-			return (uint32_t)(outer + id - inner);
-		end = strchr(end, '\n');
-		end = end ? end + 1 : NULL;
-	}
-	return id;
-}
-
 /* The write ends are opened anew for reading too: while a program holds one, a pipe whose monitor
  * died makes its writers wait; otherwise SIGPIPE would end them. */
 int launch_reopen(const struct launch *launch)
@@ -103,12 +80,12 @@ int launch_reopen(const struct launch *launch)
 int launch_pipes(struct launch *launch)
 {
 	const int flags = O_CLOEXEC | O_NONBLOCK;
-	const struct plan *plan = &launch->plan;
-	uint32_t owner = map_id(plan_str(plan, OP_IDMAP, 0), plan->last[OP_USER].f[0].u);
+	const struct op *log = launch->plan.last[OP_LOG];
+	const uid_t owner = log->f[2].u;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, launch->report))
 		return -errno;
-	if (!plan_has(plan, OP_LOG))
+	if (!log->code)
 		return 0;
 	TRY(checked(pipe2(launch->out, flags)));
 	TRY(checked(pipe2(launch->err, flags)));
@@ -121,26 +98,20 @@ int launch_pipes(struct launch *launch)
 	return checked(fchown(launch->err[1], owner, (gid_t)-1));
 }
 
-/* uid map, gid map, whether setgroups is denied */
-static int write_maps(pid_t pid, const union field *maps)
+static int write_maps(pid_t pid, const char *uid_map, const char *gid_map)
 {
-	const char *const texts[] = {maps[2].u ? "deny" : "", maps[0].s, maps[1].s};
-	const char *const names[] = {"setgroups", "uid_map", "gid_map"};
 	char path[48];
 
-	for (int i = 0; i < 3; i++) {
-		snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, names[i]);
-		if (*texts[i])
-			TRY(write_file(path, texts[i]));
-	}
-	return 0;
+	snprintf(path, sizeof(path), "/proc/%d/uid_map", (int)pid);
+	TRY(*uid_map ? write_file(path, uid_map) : 0);
+	snprintf(path, sizeof(path), "/proc/%d/gid_map", (int)pid);
+	return *gid_map ? write_file(path, gid_map) : 0;
 }
 
 /* A process that only waits to be killed, in new namespaces: they are opened through /proc. */
 pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map)
 {
 	struct k_clone_args args = {.flags = flags, .exit_signal = SIGCHLD};
-	const union field maps[] = {{.s = uid_map}, {.s = gid_map}, {.u = 0}};
 	pid_t pid = k_clone3(&args);
 	int result;
 
@@ -150,7 +121,7 @@ pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map)
 			pause();
 	}
 	TRY(pid);
-	result = write_maps(pid, maps);
+	result = write_maps(pid, uid_map, gid_map);
 	if (result < 0)
 		end_idle(pid);
 	return result < 0 ? result : pid;
@@ -166,23 +137,20 @@ void end_idle(pid_t pid)
  * a user namespace, whose maps only its parent can write. */
 static int open_sources(struct launch *launch)
 {
-	const struct plan *plan = &launch->plan;
 	struct child child = child_of(launch);
-	struct op op = {0};
+	struct op *op = NULL;
 
-	while (next_op(plan, &op)) {
-		const bool is_root = op.code == OP_ROOT_OVERLAY || op.code == OP_ROOT_BIND;
-		const bool is_mapped =
-		    op.code == OP_IDMAP_BIND || (is_root && op.flags & FLAG_MAPPED);
-		int *tree = &plan->trees[op.number];
+	while ((op = next_op(&launch->plan, op))) {
+		operation *source = op_kinds[op->code].source;
+		const bool is_mapped = (op->code == OP_BIND && *op->f[5].s) ||
+				       (op->code == OP_ROOT_OVERLAY && *op->f[3].l);
 
-		if (!op_kinds[op.code].source || op.code == OP_MOUNT ||
-		    !(plan->is_foreign || is_mapped))
+		if (!source || op->code == OP_MOUNT || !(launch->plan.is_foreign || is_mapped))
 			continue;
-		child.detail = op_kinds[op.code].first == 's' ? op.f[0].s : NULL;
-		*tree = op_kinds[op.code].source(&child, &op);
-		if (*tree < 0)
-			return launch_fail(launch, op.code, *tree, child.detail);
+		child.detail = op->f[0].s;
+		op->tree = source(&child, op);
+		if (op->tree < 0)
+			return launch_fail(launch, op->code, op->tree, child.detail);
 	}
 	return 0;
 }
@@ -216,32 +184,24 @@ static pid_t clone_child(struct launch *launch)
 	return k_clone3(&args);
 }
 
-/* Offsets must be written before the first process is in. Source: time_namespaces(7). */
-static int add_offset(const struct op *op)
-{
-	char text[80];
-
-	snprintf(text, sizeof(text), "%u %lld %u\n", op->f[0].u, (long long)op->f[1].q, op->f[2].u);
-	return write_file("/proc/self/timens_offsets", text);
-}
-
 /* Some namespaces are only entered by the processes made afterwards, and from a user namespace
  * there is no way back: a process between us makes a sibling of its own. */
 static _Noreturn void help(struct launch *launch)
 {
 	struct child child = child_of(launch);
-	struct op op = {0};
+	const struct op *op = NULL;
 	int result = 0;
 	pid_t pid;
 
 	if (launch->plan.clone_flags & CLONE_NEWTIME)
 		result = checked(unshare(CLONE_NEWTIME));
-	while (result >= 0 && next_op(&launch->plan, &op)) {
-		launch->slot->stage = op.code;
-		if (op.code == OP_TIMENS)
-			result = add_offset(&op);
-		else if (op.code == OP_SETNS && !(op.f[0].u & (CLONE_NEWNS | CLONE_NEWCGROUP)))
-			result = child_enter(&child, &op);
+	while (result >= 0 && (op = next_op(&launch->plan, op))) {
+		launch->slot->stage = op->code;
+		/* Before the first process is in. Source: time_namespaces(7). */
+		if (op->code == OP_TIMENS)
+			result = write_file("/proc/self/timens_offsets", op->f[0].s);
+		else if (op->code == OP_SETNS && !(op->f[0].u & (CLONE_NEWNS | CLONE_NEWCGROUP)))
+			result = child_enter(&child, op);
 	}
 	if (result < 0)
 		child_die(&child, result);
@@ -258,8 +218,7 @@ static pid_t clone_by_helper(struct launch *launch)
 {
 	struct k_clone_args args = {.exit_signal = SIGCHLD};
 	pid_t helper = k_clone3(&args);
-	struct report report;
-	bool is_cut;
+	cleanup_fd int passed = -1;
 	int status = 0;
 
 	if (helper == 0)
@@ -271,10 +230,8 @@ static pid_t clone_by_helper(struct launch *launch)
 		launch->unified = !launch->joins && launch->unified;
 		return launch->slot->pid;
 	}
-	if (receive_message(launch->report[0], &report, sizeof(report), NULL, &is_cut) !=
-	    sizeof(report))
-		return -EIO;
-	return launch_fail(launch, report.stage, -report.error, report.detail);
+	return hear(launch->report[0], &launch->failure, &passed) > 0 ? -launch->failure.head.arg
+								      : -EIO;
 }
 
 /* The kernel stamps the child during the call: when both clocks around it show the same tick,
@@ -289,7 +246,7 @@ int launch_clone(struct launch *launch)
 	launch->pid = launch->plan.by_helper ? clone_by_helper(launch) : clone_child(launch);
 	if (launch->pid == 0)
 		child_main(launch);
-	if (launch->pid < 0 && !launch->failure.error)
+	if (launch->pid < 0 && !launch->failure.head.arg)
 		launch_fail(launch, STAGE_CLONE, launch->pid, NULL);
 	TRY(launch->pid);
 	launch->ticks = before_ns / tick_ns;
@@ -303,6 +260,7 @@ int launch_settle(struct launch *launch)
 {
 	const struct plan *plan = &launch->plan;
 	const char *end = launch->dirs + launch->dirs_bytes;
+	const char *score = plan_str(plan, OP_OOM_SCORE, 0);
 	char path[PATH_ROOM], text[16];
 	int result = 0;
 
@@ -315,13 +273,12 @@ int launch_settle(struct launch *launch)
 			return launch_fail(launch, STAGE_CGROUP, result, at);
 	}
 	if (plan->clone_flags & CLONE_NEWUSER)
-		result = write_maps(launch->pid, plan->last[OP_IDMAP].f);
+		result = write_maps(launch->pid, plan_str(plan, OP_IDMAP, 0),
+				    plan_str(plan, OP_IDMAP, 1));
 	if (result < 0)
 		return launch_fail(launch, OP_IDMAP, result, plan_str(plan, OP_IDMAP, 0));
-	if (plan_has(plan, OP_OOM_SCORE)) {
-		snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)launch->pid);
-		snprintf(text, sizeof(text), "%d", (int)plan->last[OP_OOM_SCORE].f[0].u);
-		result = write_file(path, text);
-	}
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)launch->pid);
+	if (score)
+		result = write_file(path, score);
 	return result < 0 ? launch_fail(launch, OP_OOM_SCORE, result, "oom_score_adj") : 0;
 }

@@ -16,13 +16,9 @@ enum go { GO_NOT_YET, GO, GO_AWAITED /* the child sleeps */ };
  * only, and the monitor moves what it keeps above it. */
 #define KEEP_FDS 1024
 
-/* What the child tells; nothing and the end mean that exec succeeded. */
-struct report {
-	uint32_t stage; /* 0: it stands before exec and waits; STAGE_AT_EXEC: it will exec now */
-	int32_t error;  /* 0 with OP_TERMINAL: here is its master */
-	char detail[240];
-};
-void set_report(struct report *report, uint32_t stage, int error, const char *detail);
+/* What the child tells: CREATED when it stands before exec, STARTED when it will exec now (if it
+ * shared the descriptor table), OK when it is its caller's turn, TERMINAL with a master, FAILED.
+ * Nothing and the end mean that exec succeeded. */
 #define KILLED_EARLY "the process was killed while it was set up"
 
 struct held_ns {
@@ -51,7 +47,7 @@ struct launch {
 	int start;          /* where a process that nobody watches is told to go on; -1: none */
 	pid_t pid, monitor;
 	uint64_t ticks;
-	struct report failure;
+	struct message failure;
 };
 
 struct launch launch_of(struct rlimit files);
@@ -67,51 +63,44 @@ void launch_clean(struct launch *launch);
 int launch_main(char **args);
 pid_t launch_idle(uint64_t flags, const char *uid_map, const char *gid_map);
 void end_idle(pid_t pid);
-uint32_t map_id(const char *map, uint32_t id);
 
 /* The child's own state. It owns no memory: strings point into the plan. */
 struct child {
 	const struct launch *launch;
 	const struct plan *plan;
-	int tree;   /* what the operation's source made */
-	int root;   /* directory of the new root */
-	int proc;   /* a procfs that is known to be one */
-	int null;   /* a mount of the host's /dev/null, verified */
-	int blank;  /* the empty directory that masks directories */
-	int filter; /* the seccomp filter's file */
-	int notify; /* whom to send its listener */
-	int stat;   /* our own /proc/self/stat, as the monitor sees it */
-	int peer;   /* who released us and is told of a failure, instead of the monitor */
-	bool has_caps, has_user; /* CAPS, USER came by */
-	bool keeps_groups;       /* its user namespace forbids to change them */
-	bool is_sealed;          /* descriptors and signals are as the program shall find them */
-	uint32_t umask;
-	union field caps[5]; /* CAPS */
-	const char *detail;  /* what a failure names */
-	char note[160];      /* room for a detail that is no string of the plan */
+	int tree;           /* what the operation's source made */
+	int root;           /* directory of the new root */
+	int proc;           /* a procfs that is known to be one */
+	int null;           /* a mount of the host's /dev/null, verified */
+	int blank;          /* the empty directory that masks directories */
+	int filter;         /* the seccomp filter's file */
+	int notify;         /* whom to send its listener */
+	int stat;           /* our own /proc/self/stat, as the monitor sees it */
+	int peer;           /* who released us and is told of a failure, instead of the monitor */
+	bool keeps_groups;  /* its user namespace forbids to change them */
+	const char *detail; /* what a failure names */
+	char note[160];     /* room for a detail that is no string of the plan */
 };
 
 typedef int operation(struct child *child, const struct op *op);
 struct op_kind {
 	operation *source, *act;
-	char first; /* of its fields: what a failure names, if it is a string */
 };
 extern const struct op_kind op_kinds[OP_COUNT];
 
 _Noreturn void child_main(const struct launch *launch);
 struct child child_of(const struct launch *launch);
 int child_enter(struct child *child, const struct op *op);
-int child_seal(struct child *child);
-int child_hold(struct child *child);
-#define STATE_ROOM (64u << 10)
-int child_expand(const struct child *child, const char *text, char *room);
+#define STATE_ROOM (64 << 10)
+int child_expand(const struct child *child, char *const *texts, char *room);
 _Noreturn void child_die(const struct child *child, int error);
 
 operation source_overlay, source_root, source_filesystem, source_bind, source_shm;
 operation op_setns, op_root, op_mount, op_bind, op_pod_shm, op_device, op_symlink, op_hide;
-operation op_mount_attr, op_pivot, op_propagation, op_cwd, op_sysctl, op_label;
-operation op_call, op_caps, op_user, op_seccomp, op_terminal, op_hook, op_exec;
+operation op_mount_attr, op_pivot, op_cwd, op_sysctl, op_label, op_call, op_caps, op_user;
+operation op_seal, op_seccomp, op_terminal, op_hook, op_hold, op_exec;
 
+#define PROPAGATIONS ((uint32_t)(MS_SHARED | MS_SLAVE | MS_PRIVATE | MS_UNBINDABLE))
 #define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
 int open_in_root(const struct child *child, const char *path, uint64_t flags);
 int make_in_root(const struct child *child, const char *path);

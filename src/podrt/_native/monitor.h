@@ -131,7 +131,7 @@ struct container {
 	struct log log;
 	struct slot *slot;
 	struct asker starter;
-	struct report failure;
+	struct message failure;
 	struct waiter *waiters;
 	char *memory_dir;
 	int64_t kill_at_ms; /* 0: none */

@@ -2,7 +2,6 @@
  * placed by descriptor. */
 #include "launch.h"
 
-#define PROPAGATIONS ((uint32_t)(MS_SHARED | MS_SLAVE | MS_PRIVATE | MS_UNBINDABLE))
 /* A directory of the host that nobody needs: the new root hangs there until it is the root. */
 #define ROOT_PLACE "/proc/tty"
 
@@ -13,10 +12,10 @@ static const struct k_mount_attr read_only = {.attr_set = K_ATTR_RDONLY};
 static const struct k_mount_attr made_private = {.propagation = MS_PRIVATE};
 
 /* A detached mount of a configured file system: options as "key" or "key=value". */
-static int mount_fs(int fs, struct list options, uint64_t attrs)
+static int mount_fs(int fs, char *const *options, uint64_t attrs)
 {
-	for (const char *option; (option = next_str(&options));) {
-		const char *value = strchr(option, '=');
+	for (; options && *options; options++) {
+		const char *option = *options, *value = strchr(option, '=');
 		char key[64];
 		int n = snprintf(key, sizeof(key), "%.*s", value ? (int)(value - option) : INT_MAX,
 				 option);
@@ -73,93 +72,40 @@ static int add_mapped(struct child *child, struct layers *layers, int fs, const 
 	return K(fsconfig, fs, K_SET_FD, "lowerdir+", NULL, tree);
 }
 
-/* lower, upper, work, options. The upper layer is written with the rights of whoever mounts, who
- * has no place in the maps: it is not mapped, but belongs to the root inside. */
-static int overlay_by_fsopen(struct child *child, const struct op *op)
+/* place, options, the same for mount(2), layers to be seen through the plan's IDMAP. The upper
+ * layer is written with the rights of whoever mounts, who has no place in the maps: it is not
+ * mapped, but belongs to the root inside. */
+int source_overlay(struct child *child, const struct op *op)
 {
 	struct layers layers __attribute__((cleanup(close_layers))) = {0};
-	const char *upper = op->f[1].s;
-	const bool is_mapped = op->flags & FLAG_MAPPED;
-	struct list lower = op->f[0].l;
+	char *const *mapped = op->f[3].l;
+	const char *place = op->f[0].s, *data = op->f[2].s;
+	int tree = k_fsopen("overlay");
 
-	OPEN(fs, k_fsopen("overlay"));
-	for (const char *layer; (layer = next_str(&lower));)
-		TRY(is_mapped ? add_mapped(child, &layers, fs, layer)
-			      : k_fsconfig(fs, K_SET_STRING, "lowerdir+", layer));
-	if (*upper) {
-		if (is_mapped)
-			TRY(checked(lchown(upper, map_id(plan_str(child->plan, OP_IDMAP, 0), 0),
-					   map_id(plan_str(child->plan, OP_IDMAP, 1), 0))));
-		TRY(k_fsconfig(fs, K_SET_STRING, "upperdir", upper));
-		TRY(k_fsconfig(fs, K_SET_STRING, "workdir", op->f[2].s));
+	if (tree >= 0) {
+		OPEN(fs, tree);
+		for (char *const *layer = mapped; *layer; layer++)
+			TRY(add_mapped(child, &layers, fs, *layer));
+		child->detail = place;
+		tree = mount_fs(fs, op->f[1].l, 0);
 	}
-	return mount_fs(fs, op->f[3].l, 0);
-}
-
-/* Puts `value` behind `name`, its `special` bytes escaped: they separate values. */
-static bool add_option(char *room, const char *name, const char *value, const char *special)
-{
-	size_t used = strlen(room);
-
-	used += (size_t)snprintf(room + used, PATH_ROOM - used, "%s", name);
-	for (; *value && used + 2 < PATH_ROOM; room[used] = '\0') {
-		if (strchr(special, *value))
-			room[used++] = '\\';
-		room[used++] = *value++;
-	}
-	return used < PATH_ROOM && !*value;
-}
-
-/* Before 6.8 there is no `lowerdir+`, and fsconfig takes no string of more than 255 bytes. */
-static int overlay_by_mount(const struct op *op, const char *place)
-{
-	struct list lower = op->f[0].l, options = op->f[3].l;
-	char room[PATH_ROOM] = "";
-	bool fits = true;
-	int tree;
-
-	for (const char *layer; (layer = next_str(&lower));)
-		fits = fits && add_option(room, *room ? ":" : "lowerdir=", layer, "\\:,");
-	if (*op->f[1].s)
-		fits = fits && add_option(room, ",upperdir=", op->f[1].s, "\\,") &&
-		       add_option(room, ",workdir=", op->f[2].s, "\\,");
-	for (const char *option; (option = next_str(&options));)
-		fits = fits && add_option(room, ",", option, "");
-	if (!fits)
-		return -ENAMETOOLONG;
-	TRY(checked(mount("overlay", place, "overlay", 0, room)));
+	/* Before 6.8 there is no `lowerdir+`, and fsconfig takes no string of more than 255 bytes.
+	 */
+	if ((tree != -EINVAL && tree != -ENOSYS) || *mapped)
+		return tree;
+	TRY(*data ? checked(mount("overlay", place, "overlay", 0, data)) : -ENAMETOOLONG);
 	tree = k_open_tree(AT_FDCWD, place, false);
 	umount2(place, MNT_DETACH);
 	return tree;
 }
 
-int source_overlay(struct child *child, const struct op *op)
-{
-	struct list lower = op->f[0].l;
-	const char *top = next_str(&lower), *place = *op->f[1].s ? op->f[1].s : top;
-	int tree;
-
-	child->detail = place;
-	if (!top)
-		return -EINVAL;
-	tree = overlay_by_fsopen(child, op);
-	if ((tree != -EINVAL && tree != -ENOSYS) || op->flags & FLAG_MAPPED)
-		return tree;
-	return overlay_by_mount(op, place);
-}
-
 int source_root(struct child *child, const struct op *op)
 {
-	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, true));
-	if (op->flags & FLAG_MAPPED)
-		TRY(map_ids(tree, true, plan_str(child->plan, OP_IDMAP, 0),
-			    plan_str(child->plan, OP_IDMAP, 1)));
-	return take_fd(&tree);
+	return k_open_tree(AT_FDCWD, op->f[0].s, true);
 }
 
 int op_root(struct child *child, const struct op *op)
 {
-	(void)op;
 	child->detail = ROOT_PLACE;
 	OPEN(under, checked(open(ROOT_PLACE, O_PATH | O_DIRECTORY | O_CLOEXEC)));
 	if (!plan_has(child->plan, OP_PROPAGATION))
@@ -223,7 +169,7 @@ int verified_proc(struct child *child)
 {
 	if (child->proc < 0) {
 		OPEN(fs, k_fsopen("proc"));
-		child->proc = mount_fs(fs, (struct list){0}, SAFE_ATTRS);
+		child->proc = mount_fs(fs, NULL, SAFE_ATTRS);
 	}
 	if (child->proc >= 0 && !is_procfs(child->proc)) {
 		close_fd(&child->proc);
@@ -245,7 +191,7 @@ static int set_attrs(int fd, const union field *f, bool below, uint32_t how)
 	return attr.propagation ? k_mount_setattr(fd, how & MS_REC, attr) : 0;
 }
 
-/* source, dest, attributes to set and to clear, flags; then the maps of an IDMAP_BIND */
+/* source, dest, attributes to set and to clear, flags, maps */
 int source_bind(struct child *child, const struct op *op)
 {
 	uint32_t how = op->f[4].u;
@@ -255,7 +201,7 @@ int source_bind(struct child *child, const struct op *op)
 	OPEN(tree, k_open_tree(AT_FDCWD, op->f[0].s, how & BIND_RECURSIVE));
 	child->detail = op->f[1].s;
 	TRY(set_attrs(tree, op->f + 2, how & BIND_ATTRS_RECURSIVE, how));
-	if (op->code == OP_IDMAP_BIND)
+	if (*op->f[5].s)
 		TRY(map_ids(tree, how & BIND_MAP_RECURSIVE, op->f[5].s, op->f[6].s));
 	return take_fd(&tree);
 }
@@ -286,7 +232,6 @@ int op_bind(struct child *child, const struct op *op)
 
 int source_shm(struct child *child, const struct op *op)
 {
-	(void)op;
 	if (!child->launch->shm_path)
 		return -ENOENT;
 	return k_open_tree(AT_FDCWD, child->launch->shm_path, false);
@@ -310,7 +255,7 @@ static int first_mask(bool is_directory)
 	OPEN(fs, k_fsopen("tmpfs"));
 	TRY(k_fsconfig(fs, K_SET_STRING, "nr_inodes", "1"));
 	TRY(k_fsconfig(fs, K_SET_STRING, "mode", "755"));
-	return mount_fs(fs, (struct list){0}, SAFE_ATTRS | K_ATTR_RDONLY);
+	return mount_fs(fs, NULL, SAFE_ATTRS | K_ATTR_RDONLY);
 }
 
 /* One empty read-only directory serves every masked one, one /dev/null every masked file. The
@@ -351,8 +296,6 @@ int op_hide(struct child *child, const struct op *op)
  * Source: pivot_root(2), NOTES. */
 int op_pivot(struct child *child, const struct op *op)
 {
-	const struct op *cwd = &child->plan->last[OP_CWD];
-
 	child->detail = "/";
 	if (child->root < 0)
 		return -EINVAL;
@@ -360,20 +303,5 @@ int op_pivot(struct child *child, const struct op *op)
 	TRY(K(pivot_root, ".", "."));
 	TRY(checked(umount2(".", MNT_DETACH)));
 	TRY(checked(chdir("/")));
-	if (!(op->flags & FLAG_READONLY_ROOT))
-		return 0;
-	/* The last chance to make something in it. */
-	if (cwd->flags & FLAG_MAKE) {
-		child->detail = cwd->f[0].s;
-		OPEN(made, make_in_root(child, cwd->f[0].s));
-	}
-	return k_mount_setattr(child->root, false, read_only);
-}
-
-int op_propagation(struct child *child, const struct op *op)
-{
-	child->detail = "/";
-	if (op->f[0].q & ~(uint64_t)(PROPAGATIONS | MS_REC))
-		return -EINVAL;
-	return checked(mount(NULL, "/", NULL, (unsigned long)op->f[0].q, NULL));
+	return op->flags & FLAG_READONLY_ROOT ? k_mount_setattr(child->root, false, read_only) : 0;
 }

@@ -3,136 +3,119 @@
 #define ALLOWED_CLONE_FLAGS                                                                        \
 	((uint32_t)(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWCGROUP | CLONE_NEWNET | CLONE_NEWIPC |   \
 		    CLONE_NEWUTS | CLONE_NEWUSER | CLONE_NEWTIME))
+#define OP_HEAD_BYTES offsetof(struct op, f)
 
-static const char *const layouts[OP_COUNT] = {
+const char *const op_layouts[OP_COUNT] = {
 #define OP(code, name, layout, ...) [code] = (layout),
 #include "ops.h"
 #undef OP
 };
 
-static bool skip(struct reader *from, uint64_t bytes)
+static const struct op no_op;
+
+struct op *next_op(const struct plan *plan, const struct op *op)
 {
-	if (bytes > (size_t)(from->end - from->at))
-		return false;
-	from->at += bytes;
-	return true;
+	uint8_t *at = op ? (uint8_t *)op + op->bytes : plan->bytes + sizeof(struct plan_header);
+
+	return at < plan->end ? (struct op *)at : NULL;
 }
 
-static bool take(struct reader *from, void *to, size_t bytes)
+/* The string at `at`, which moves behind it; NULL if it does not end before `end`. */
+static char *take_str(char **at, const char *end)
 {
-	const uint8_t *at = from->at;
+	char *text = *at, *nul = memchr(text, '\0', (size_t)(end - text));
 
-	if (!skip(from, bytes))
-		return false;
-	memcpy(to, at, bytes);
-	return true;
+	*at = nul ? nul + 1 : text;
+	return nul ? text : NULL;
 }
 
-static bool take_str(struct reader *from, const char **text)
+static int take_list(struct plan *plan, union field *field, char **at, const char *end)
 {
-	uint32_t length;
+	const uint64_t count = field->q;
 
-	if (!take(from, &length, sizeof(length)))
-		return false;
-	*text = (const char *)from->at;
-	return skip(from, (uint64_t)length + 1) &&
-	       memchr(*text, '\0', (size_t)length + 1) == *text + length;
-}
-
-static bool take_list(struct reader *from, struct list *list, char kind)
-{
-	const char *text;
-
-	if (!take(from, &list->count, sizeof(list->count)))
-		return false;
-	list->items = *from;
-	if (kind != 'l')
-		return skip(from, (uint64_t)list->count * (kind == 'g' ? 4 : 1));
-	for (uint32_t i = 0; i < list->count; i++)
-		if (!take_str(from, &text))
-			return false;
-	return true;
-}
-
-static bool take_field(struct reader *from, union field *field, char kind)
-{
-	switch (kind) {
-	case 'u':
-		return take(from, &field->u, sizeof(field->u));
-	case 'q':
-		return take(from, &field->q, sizeof(field->q));
-	case 's':
-		return take_str(from, &field->s);
-	default:
-		return take_list(from, &field->l, kind);
-	}
-}
-
-const char *next_str(struct list *list)
-{
-	const char *text = NULL;
-
-	return list->count && list->count-- && take_str(&list->items, &text) ? text : NULL;
-}
-
-bool next_op(const struct plan *plan, struct op *op)
-{
-	struct reader payload;
-	struct op_head head;
-
-	if (op->number == 0)
-		op->rest = (struct reader){plan->bytes + sizeof(struct plan_header),
-					   plan->bytes + plan->size};
-	payload = op->rest;
-	if (!take(&payload, &head, sizeof(head)) || head.code >= OP_COUNT || !layouts[head.code])
-		return false;
-	if (head.bytes < sizeof(head) || head.bytes % 8 || !skip(&op->rest, head.bytes))
-		return false;
-	payload.end = op->rest.at;
-	op->code = head.code;
-	op->flags = head.flags;
-	op->number++;
-	for (int i = 0; layouts[head.code][i]; i++)
-		if (!take_field(&payload, &op->f[i], layouts[head.code][i]))
-			return false;
-	if (payload.end - payload.at >= 8)
-		return false;
-	while (payload.at < payload.end)
-		if (*payload.at++ != 0)
-			return false;
-	return true;
-}
-
-static int fill_strings(char ***strings, struct list list)
-{
-	*strings = calloc((size_t)list.count + 1, sizeof(char *));
-	if (!*strings)
-		return -ENOMEM;
-	/* execve wants char *, and changes nothing. */
-	for (char **at = *strings; list.count; at++)
-		*at = (char *)(uintptr_t)next_str(&list);
-	return 0;
-}
-
-static int check_ops(struct plan *plan)
-{
-	struct op op = {0};
-
-	while (op.code != OP_EXEC && next_op(plan, &op)) {
-		plan->last[op.code] = op;
-		plan->joins |= op.code == OP_SETNS ? op.f[0].u : 0;
-	}
-	/* EXEC is the last one, has arguments, and there is nothing behind it. */
-	if (op.rest.at != op.rest.end || op.number != plan->op_count || !plan_has(plan, OP_EXEC) ||
-	    op.f[0].l.count == 0)
+	if (count >= plan->list_room)
 		return -EINVAL;
-	TRY(fill_strings(&plan->argv, op.f[0].l));
-	TRY(fill_strings(&plan->envp, op.f[1].l));
-	plan->trees = malloc(((size_t)op.number + 1) * sizeof(int));
-	if (!plan->trees)
-		return -ENOMEM;
-	memset(plan->trees, 0xff, ((size_t)op.number + 1) * sizeof(int));
+	field->l = plan->lists;
+	plan->lists += count + 1; /* there is a NULL at the end of each */
+	plan->list_room -= (uint32_t)count + 1;
+	for (uint64_t i = 0; i < count; i++)
+		if (!(field->l[i] = take_str(at, end)))
+			return -EINVAL;
 	return 0;
+}
+
+/* From what the file has to what the users of an operation take. */
+static int take_field(struct plan *plan, union field *field, char kind, char **at, const char *end)
+{
+	const uint64_t number = field->q, unit = kind == 'g' ? sizeof(uint32_t) : 1;
+
+	switch (kind) {
+	case 'q':
+		return 0;
+	case 'u':
+		field->u = (uint32_t)number;
+		return number > UINT32_MAX ? -EINVAL : 0;
+	case 's':
+		field->s = take_str(at, end);
+		return number || !field->s ? -EINVAL : 0;
+	case 'l':
+		return take_list(plan, field, at, end);
+	default:
+		if (number > (size_t)(end - *at) / unit || field[1].q)
+			return -EINVAL;
+		field[1].s = *at;
+		*at += number * unit;
+		return 0;
+	}
+}
+
+static int take_op(struct plan *plan, struct op *op, size_t rest)
+{
+	const char *layout, *end = (char *)op + op->bytes;
+	union field *field = op->f;
+	char *at;
+
+	if (rest < OP_HEAD_BYTES || op->bytes < OP_HEAD_BYTES || op->bytes > rest ||
+	    op->bytes % 8 || op->tree || op->reserved || op->code >= OP_COUNT ||
+	    !op_layouts[op->code])
+		return -EINVAL;
+	layout = op_layouts[op->code];
+	/* A list of numbers, always the last, has two. */
+	at = (char *)(op->f + strlen(layout) + (strpbrk(layout, "gb") != NULL));
+	if (at > end)
+		return -EINVAL;
+	op->tree = -1;
+	for (; *layout; layout++)
+		TRY(take_field(plan, field++, *layout, &at, end));
+	if (end - at >= 8)
+		return -EINVAL;
+	while (at < end)
+		if (*at++)
+			return -EINVAL;
+	return 0;
+}
+
+/* EXEC is the last one, has arguments, and comes after what guards the program's start. */
+static int check_ops(struct plan *plan, size_t size, uint32_t count)
+{
+	const uint8_t *end = plan->bytes + size;
+
+	for (int code = 0; code < OP_COUNT; code++)
+		plan->last[code] = &no_op;
+	plan->end = plan->bytes + sizeof(struct plan_header);
+	for (; plan->end < end; count--) {
+		struct op *op = (struct op *)plan->end;
+
+		TRY(plan_has(plan, OP_EXEC) ? -EINVAL
+					    : take_op(plan, op, (size_t)(end - plan->end)));
+		plan->end += op->bytes;
+		plan->last[op->code] = op;
+		plan->joins |= op->code == OP_SETNS ? op->f[0].u : 0;
+	}
+	return count || !plan_has(plan, OP_EXEC) || !*plan->last[OP_EXEC]->f[0].l ||
+		       !plan_has(plan, OP_SEAL) || !plan_has(plan, OP_HOLD) || plan->list_room
+		   ? -EINVAL
+		   : 0;
 }
 
 static int check_spaces(struct plan *plan)
@@ -144,7 +127,7 @@ static int check_spaces(struct plan *plan)
 	if (all & ~ALLOWED_CLONE_FLAGS || !(all & CLONE_NEWNS))
 		return -EINVAL;
 	if ((plan->clone_flags & CLONE_NEWUSER && !plan_has(plan, OP_IDMAP)) ||
-	    plan->last[OP_STDIO].f[1].u > INT_MAX / 2)
+	    plan->last[OP_STDIO]->f[1].u > INT_MAX / 2)
 		return -EINVAL;
 	if (plan_has(plan, OP_TIMENS) && !(plan->clone_flags & CLONE_NEWTIME))
 		return -EINVAL;
@@ -154,50 +137,43 @@ static int check_spaces(struct plan *plan)
 	return 0;
 }
 
-static int check_plan(struct plan *plan)
-{
-	struct plan_header header;
-
-	memcpy(&header, plan->bytes, sizeof(header));
-	if (memcmp(header.magic, PLAN_MAGIC, sizeof(header.magic)) != 0)
-		return -EINVAL;
-	/* Every later version only added to the first. */
-	if (header.version < 1 || header.version > PLAN_VERSION)
-		return -EPROTONOSUPPORT;
-	if (header.total_bytes != plan->size || header.reserved != 0)
-		return -EINVAL;
-	if (header.flags & ~(uint32_t)PLAN_TERMINAL)
-		return -EOPNOTSUPP;
-	plan->op_count = header.op_count;
-	plan->clone_flags = header.clone_flags;
-	TRY(check_ops(plan));
-	return check_spaces(plan);
-}
-
 int plan_load(struct plan *plan, int fd)
 {
+	struct plan_header header;
 	struct stat st;
 
 	*plan = (struct plan){0};
 	TRY(checked(fstat(fd, &st)));
-	if (!S_ISREG(st.st_mode) || st.st_size < (off_t)sizeof(struct plan_header) ||
+	if (!S_ISREG(st.st_mode) || st.st_size < (off_t)sizeof(header) ||
 	    st.st_size > PLAN_MAX_BYTES)
 		return -EINVAL;
-	plan->size = (size_t)st.st_size;
-	plan->bytes = malloc(plan->size);
+	TRY(read_all(fd, &header, sizeof(header), 0));
+	if (memcmp(header.magic, PLAN_MAGIC, sizeof(header.magic)) != 0)
+		return -EINVAL;
+	if (header.version != PLAN_VERSION)
+		return -EPROTONOSUPPORT;
+	if (header.total_bytes != st.st_size || header.list_room > header.total_bytes)
+		return -EINVAL;
+	if (header.flags & ~(uint32_t)PLAN_TERMINAL)
+		return -EOPNOTSUPP;
+	plan->clone_flags = header.clone_flags;
+	plan->list_room = header.list_room;
+	/* The lists of the operations stand behind them. */
+	plan->bytes = calloc(1, header.total_bytes + (header.list_room + 1) * sizeof(char *));
 	if (!plan->bytes)
 		return -ENOMEM;
-	TRY(read_all(fd, plan->bytes, plan->size, 0));
-	return check_plan(plan);
+	plan->lists = (char **)(plan->bytes + (header.total_bytes | 7) + 1);
+	TRY(read_all(fd, plan->bytes, header.total_bytes, 0));
+	TRY(check_ops(plan, header.total_bytes, header.op_count));
+	return check_spaces(plan);
 }
 
 void plan_free(struct plan *plan)
 {
-	for (uint32_t i = 0; plan->trees && i <= plan->op_count; i++)
-		close_fd(&plan->trees[i]);
-	free(plan->trees);
-	free(plan->argv);
-	free(plan->envp);
+	struct op *op = NULL;
+
+	while (plan->end && (op = next_op(plan, op)))
+		close_fd(&op->tree);
 	free(plan->bytes);
 	*plan = (struct plan){0};
 }

@@ -14,49 +14,33 @@
  * on as it says. */
 #include "launch.h"
 
-static int say(int sync, struct wire_head head, const char *body, int passed)
-{
-	head.version = WIRE_VERSION;
-	return send_message(sync, &head, sizeof(head), body, strlen(body), passed);
-}
-
-/* The caller's hooks have run. */
-static int await_release(struct launch *launch, int sync)
-{
-	struct wire_head head;
-	bool is_cut;
-
-	if (receive_message(sync, &head, sizeof(head), NULL, &is_cut) != sizeof(head) ||
-	    head.type != MSG_RELEASE || head.version != WIRE_VERSION)
-		return launch_fail(launch, STAGE_CANCEL, -ECANCELED, "");
-	launch_go(launch->slot);
-	return 0;
-}
-
 /* Blocks: nothing else is to be done. */
 static int follow(struct launch *launch, int sync)
 {
-	struct wire_head head = {.a = (uint64_t)launch->pid, .b = launch->ticks};
-
 	while (true) {
-		struct report report = {0};
+		struct message said;
 		cleanup_fd int passed = -1;
-		bool is_cut;
+		ssize_t n = hear(launch->report[0], &said, &passed);
 
-		ssize_t n =
-		    receive_message(launch->report[0], &report, sizeof(report), &passed, &is_cut);
 		if (n <= 0 && !(launch->slot->stage & STAGE_AT_EXEC))
 			return launch_fail(launch, launch->slot->stage, -EIO, KILLED_EARLY);
-		head.type = n <= 0 ? MSG_STARTED : report.stage ? MSG_TERMINAL : MSG_CREATED;
-		if (report.error)
-			return launch_fail(launch, report.stage, -report.error, report.detail);
-		if (report.stage == OP_HOOKS)
-			head.type = MSG_OK;
-		TRY(say(sync, head, "", passed));
-		if (head.type == MSG_OK)
-			TRY(await_release(launch, sync));
-		else if (head.type != MSG_TERMINAL)
+		if (n <= 0)
+			said.head.type = MSG_STARTED;
+		if (said.head.type == MSG_FAILED) {
+			launch->failure = said;
+			return -said.head.arg;
+		}
+		said.head.a = (uint64_t)launch->pid;
+		said.head.b = launch->ticks;
+		TRY(say(sync, said.head, "", passed));
+		if (said.head.type == MSG_CREATED || said.head.type == MSG_STARTED)
 			return 0;
+		if (said.head.type != MSG_OK)
+			continue;
+		/* The caller's hooks have run. */
+		if (await_release(sync) < 0)
+			return launch_fail(launch, STAGE_CANCEL, -ECANCELED, "");
+		launch_go(launch->slot);
 	}
 }
 
@@ -88,11 +72,11 @@ static int run(struct launch *launch, char **args, int sync)
 	TRY(plan_load(&launch->plan, atoi(args[0])));
 	launch_fail(launch, STAGE_STDIO, -EINVAL, NULL);
 	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
-		if (!(launch->plan.last[OP_STDIO].f[0].u & STDIO_KEEP))
+		if (!(launch->plan.last[OP_STDIO]->f[0].u & STDIO_KEEP))
 			TRY(checked(dup2(null, fd)));
 	TRY(launch_pipes(launch));
 	TRY(checked(fcntl(launch->report[0], F_SETFL, 0)));
-	launch->failure = (struct report){0};
+	launch->failure = (struct message){0};
 	TRY(launch_clone(launch));
 	close_fd(&launch->report[1]);
 	result = launch_settle(launch);
@@ -108,7 +92,6 @@ static int run(struct launch *launch, char **args, int sync)
 int launch_main(char **args)
 {
 	struct launch launch = launch_of((struct rlimit){0});
-	struct wire_head head = {.type = MSG_FAILED};
 	int sync, result;
 
 	for (int i = 0; i < 3; i++)
@@ -121,8 +104,7 @@ int launch_main(char **args)
 	result = run(&launch, args, sync);
 	if (result == 0)
 		return 0;
-	head.arg = -result;
-	head.a = launch.failure.stage;
-	say(sync, head, launch.failure.detail, -1);
+	launch.failure.head.arg = -result;
+	say(sync, launch.failure.head, launch.failure.body, -1);
 	return 1;
 }

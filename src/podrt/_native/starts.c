@@ -37,8 +37,8 @@ void close_report(struct monitor *m, struct container *c)
 /* The process, if there is one, only has to end: then the failure is told. The first counts. */
 void fail_start(struct container *c, uint32_t stage, int error, const char *detail)
 {
-	if (!c->failure.error)
-		set_report(&c->failure, stage, error, detail);
+	if (!c->failure.head.arg)
+		c->failure = failure_of(stage, error, detail);
 	c->state = STATE_FAILING;
 	if (c->pid > 0)
 		signal_container(c, SIGKILL);
@@ -49,13 +49,13 @@ void finish_failed_start(struct monitor *m, struct container *c)
 {
 	struct journal_record record = record_of(c, REC_START_FAILED);
 
-	record.error = c->failure.error;
-	record.a = c->failure.stage;
+	record.error = c->failure.head.arg;
+	record.a = c->failure.head.a;
 	journal_append(&m->journal, record);
 	c->state = STATE_IDLE;
-	reply_failed(m, take_asker(&c->starter), c->failure.error, c->failure.stage,
-		     c->failure.detail);
-	c->failure = (struct report){0};
+	reply(m, take_asker(&c->starter), c->failure.head, c->failure.body,
+	      strlen(c->failure.body));
+	c->failure = (struct message){0};
 }
 
 /* The directories to join, behind each other; returns how many, or that they are none. The one
@@ -98,10 +98,10 @@ static int prepare_launch(struct monitor *m, struct container *c, struct launch 
 	}
 	launch_fail(launch, OP_LOG, -ENOENT, plan_str(plan, OP_LOG, 0));
 	if (plan_has(plan, OP_LOG))
-		TRY(log_open(&c->log, plan_str(plan, OP_LOG, 0), plan->last[OP_LOG].f[1].q));
+		TRY(log_open(&c->log, plan_str(plan, OP_LOG, 0), plan->last[OP_LOG]->f[1].q));
 	launch_fail(launch, STAGE_STDIO, -EMFILE, NULL);
 	TRY(launch_pipes(launch));
-	launch->failure = (struct report){0};
+	launch->failure = (struct message){0};
 	launch->lean = m->live >= LEAN_FROM && !plan->by_helper && launch->out[1] < KEEP_FDS &&
 		       launch->err[1] < KEEP_FDS && launch->report[1] < KEEP_FDS;
 	return launch_clone(launch);
@@ -159,7 +159,8 @@ static void follow_child(struct monitor *m, struct container *c, struct launch *
 	if (c->state == STATE_STARTING && launch_settle(launch) == 0)
 		launch_go(c->slot);
 	else
-		fail_start(c, launch->failure.stage, launch->failure.error, launch->failure.detail);
+		fail_start(c, (uint32_t)launch->failure.head.a, launch->failure.head.arg,
+			   launch->failure.body);
 }
 
 int start_container(struct monitor *m, struct container *c, const struct request *request)
@@ -189,7 +190,7 @@ int start_container(struct monitor *m, struct container *c, const struct request
 	}
 	close_report(m, c);
 	log_close(&c->log);
-	fail_start(c, launch.failure.stage, -result, launch.failure.detail);
+	fail_start(c, (uint32_t)launch.failure.head.a, -result, launch.failure.body);
 	finish_failed_start(m, c);
 	return LATER;
 }
@@ -236,26 +237,24 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 	struct container *c = owner;
 
 	while (c->report.fd >= 0) {
-		struct report report;
+		struct message said;
 		cleanup_fd int passed = -1;
-		bool is_cut;
-		ssize_t n =
-		    receive_message(c->report.fd, &report, sizeof(report), &passed, &is_cut);
+		ssize_t n = hear(c->report.fd, &said, &passed);
 
 		if (n == -EAGAIN || n == -EINTR)
 			return;
-		if (n != (ssize_t)sizeof(report)) {
+		if (n <= 0) {
 			report_ended(m, c);
 			return;
 		}
-		report.detail[sizeof(report.detail) - 1] = '\0';
 		/* It has a table of its own now. */
 		close_ends(c);
-		if (report.error && (c->state == STATE_STARTING || c->state == STATE_HELD))
-			fail_start(c, report.stage, report.error, report.detail);
-		else if (report.stage == OP_TERMINAL && passed >= 0)
+		if (said.head.type == MSG_FAILED &&
+		    (c->state == STATE_STARTING || c->state == STATE_HELD))
+			fail_start(c, (uint32_t)said.head.a, said.head.arg, said.body);
+		else if (said.head.type == MSG_TERMINAL && passed >= 0)
 			take_terminal(m, c, &passed);
-		else if (report.stage == 0 && c->state == STATE_STARTING)
+		else if (said.head.type == MSG_CREATED && c->state == STATE_STARTING)
 			progress(m, c, true);
 	}
 }

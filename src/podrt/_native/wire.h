@@ -6,7 +6,7 @@
 
 #define WIRE_VERSION 1
 #define JOURNAL_VERSION 1
-#define PLAN_VERSION 2
+#define PLAN_VERSION 3
 
 #define ID_BYTES 32
 #define WIRE_MAX_BODY (64u << 10)
@@ -94,7 +94,7 @@ enum record_kind {
 enum exit_flag { EXIT_BY_USER = 1, EXIT_OOM = 2, EXIT_UNKNOWN = 4 };
 #define UNKNOWN_EXIT_CODE 255
 
-/* A plan: this header, then op_count operations, each a multiple of 8 bytes. */
+/* A plan: this header, then op_count operations (plan.h), each a multiple of 8 bytes. */
 #define PLAN_MAGIC "podrtpl1"
 
 struct plan_header {
@@ -104,22 +104,15 @@ struct plan_header {
 	uint32_t op_count;
 	uint32_t clone_flags;
 	uint32_t flags;
-	uint32_t reserved;
+	uint32_t list_room; /* strings of all lists, and one more for each list */
 };
 _Static_assert(sizeof(struct plan_header) == 32, "a plan header has 32 bytes");
-
-struct op_head {
-	uint16_t code;
-	uint16_t flags;
-	uint32_t bytes;
-};
-_Static_assert(sizeof(struct op_head) == 8, "an operation head has 8 bytes");
 
 enum op_code {
 #define OP(code, name, ...) OP_##name = (code),
 #include "ops.h"
 #undef OP
-	OP_COUNT = 42
+	OP_COUNT = 43
 };
 
 /* Stages of a start that are no operation of the plan; a failure names one or the other. */
@@ -143,14 +136,10 @@ enum bind_flag {
 };
 #define FLAG_READONLY_IN_PLACE 1 /* READONLY: a mount of the plan; what lies below it stays */
 #define FLAG_READONLY_ROOT 1     /* PIVOT */
-#define FLAG_MAPPED 1            /* ROOT_*: seen through the plan's IDMAP */
 #define FLAG_COPY_UP 1           /* MOUNT: starts with what the directory holds */
 #define FLAG_OWN_MODE 2          /* MOUNT: but with the owner and mode its options name */
 #define FLAG_MAKE 1              /* CWD: made if it is missing */
-#define FLAG_INITIAL 1           /* AFFINITY: before everything else */
-#define HOOK_RUNTIME 1           /* prestart and createRuntime: the caller runs them */
-#define HOOK_CREATE_CONTAINER 3
-#define HOOK_START_CONTAINER 4
+#define FLAG_OF_HOST 1           /* HOOKS: the caller runs some, meanwhile we wait */
 #define STDIO_KEEP 1
 #define MOUNT_ATTR_BELOW 1 /* and on all mounts below it */
 #define PLAN_TERMINAL 1    /* a flag of the header: there is a terminal */

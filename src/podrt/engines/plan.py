@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 READ_ONLY_ROOT = 1
-IDMAPPED_ROOT = 1
+OVERLAY_DATA_BYTES = 4095
 KEEP_STDIO = 1
 HAS_TERMINAL = 1
 MAX_PRESERVED = 1 << 16
@@ -116,7 +116,9 @@ def compile_plan(
         filter_path=filter_path,
         modules=modules,
     )
-    ops = [Op(OpCode.LOG, (log_path, log_max_bytes)), *_container(task)]
+    # Its own output is the user's: /dev/stdout is opened again by many programs.
+    owner = plan_namespaces.to_host(task.linux.uid_mappings, task.process.user.uid)
+    ops = [Op(OpCode.LOG, (log_path, log_max_bytes, owner)), *_container(task)]
     return encode_plan(ops, clone_flags=task.namespaces.fresh)
 
 
@@ -206,7 +208,7 @@ def compile_exec(
         *plan_process.terminal(process),
         *plan_process.affinity(process.exec_cpu_affinity, initial=False),
         *plan_process.limits(process, None),
-        *plan_process.credentials(process, seccomp, filter_path),
+        *plan_process.credentials(process, seccomp, filter_path, is_alone=True),
         plan_process.program(process),
     ]
     return encode_plan(ops, clone_flags=0, flags=HAS_TERMINAL if process.terminal else 0)
@@ -276,6 +278,7 @@ def _container(task: _Task) -> list[Op]:
             linux.seccomp,
             task.filter_path,
             plan_hooks.notify_state(linux.seccomp, task.who),
+            is_alone=task.who is not None,
         ),
         *plan_hooks.hook_ops(START_CONTAINER, spec.hooks, task.who),
         plan_process.program(process),
@@ -291,8 +294,31 @@ def _early_directory(cwd: str) -> Iterator[Op]:
 def _root(root: Root, linux: oci.Linux, found: Namespaces) -> Op:
     if isinstance(root, BindRoot):
         return Op(OpCode.ROOT_BIND, (root.path,))
-    flags = IDMAPPED_ROOT if plan_namespaces.maps_layers(linux, found) else 0
-    return Op(OpCode.ROOT_OVERLAY, (root.lower, root.upper, root.work, root.options), flags)
+    if not root.lower:
+        raise InvalidConfig("root", "an overlay needs a layer")
+    place = root.upper or root.lower[0]
+    own = (f"upperdir={root.upper}", f"workdir={root.work}") if root.upper else ()
+    options = (*own, *root.options)
+    if plan_namespaces.maps_layers(linux, found):
+        return Op(OpCode.ROOT_OVERLAY, (place, options, "", root.lower))
+    layers = tuple(f"lowerdir+={path}" for path in root.lower)
+    return Op(OpCode.ROOT_OVERLAY, (place, (*layers, *options), _mount_data(root), ()))
+
+
+def _mount_data(root: OverlayRoot) -> str:
+    """The overlay's options as mount(2) takes them; empty when they are too long for it."""
+    words = ["lowerdir=" + ":".join(_escaped(path, "\\:,") for path in root.lower)]
+    if root.upper:
+        words += [
+            "upperdir=" + _escaped(root.upper, "\\,"),
+            "workdir=" + _escaped(root.work, "\\,"),
+        ]
+    data = ",".join([*words, *root.options])
+    return data if len(os.fsencode(data)) <= OVERLAY_DATA_BYTES else ""
+
+
+def _escaped(path: str, special: str) -> str:
+    return "".join(f"\\{letter}" if letter in special else letter for letter in path)
 
 
 def _check_mapped(process: oci.Process, linux: oci.Linux) -> None:

@@ -19,8 +19,6 @@ from .plan_ops import Op, OpCode
 
 CREATE_CONTAINER = 3
 START_CONTAINER = 4
-# The launcher puts the process's number here: it is not known before.
-PID = "@PID@"
 MAX_TIMEOUT_S = (1 << 31) - 1
 
 _POINTS = (
@@ -64,19 +62,19 @@ def hook_ops(stage: int, hooks: oci.Hooks | None, who: Identity | None) -> Itera
         wanted, status = hooks.start_container, "created"
     if not wanted:
         return
-    text = _with_pid(_state(who, status))
+    texts = _around_pid(_state(who, status))
     for hook in wanted:
         words = hook.args or (hook.path,)
-        yield Op(OpCode.HOOKS, (stage, hook.path, words, hook.env, hook.timeout or 0, text))
+        yield Op(OpCode.HOOKS, (hook.path, words, hook.env, hook.timeout or 0, texts))
 
 
-def notify_state(seccomp: oci.Seccomp | None, who: Identity | None) -> str:
+def notify_state(seccomp: oci.Seccomp | None, who: Identity | None) -> tuple[str, ...]:
     """What a seccomp agent gets beside the listener.
 
     Source: runtime-spec config-linux.md, "The Container Process State".
     """
     if who is None or seccomp is None or not seccomp.listener_path or not seccomp.notifies:
-        return ""
+        return ()
     document = {
         "pid": None,
         "ociVersion": oci.OCI_VERSION,
@@ -84,7 +82,7 @@ def notify_state(seccomp: oci.Seccomp | None, who: Identity | None) -> str:
         "metadata": seccomp.listener_metadata,
         "state": _state(who, "creating"),
     }
-    return _with_pid(document)
+    return _around_pid(document)
 
 
 def _state(who: Identity, status: str) -> dict[str, Any]:
@@ -98,7 +96,8 @@ def _state(who: Identity, status: str) -> dict[str, Any]:
     }
 
 
-def _with_pid(document: dict[str, Any]) -> str:
-    """JSON with a place for the process number, which no text of the user's can look like."""
-    text = msgspec.json.encode(document).decode().replace("@", "\\u0040")
-    return text.replace('"pid":null', f'"pid":{PID}')
+def _around_pid(document: dict[str, Any]) -> tuple[str, ...]:
+    """JSON in pieces: the launcher puts the process's number, not known before, between them."""
+    # No text of the user's can look like this: its quotes are escaped, and so is a NUL.
+    text = msgspec.json.encode(document).decode().replace('"pid":null', '"pid":\0')
+    return tuple(text.split("\0"))

@@ -190,11 +190,9 @@ def _bind(mount: oci.Mount, options: Options, field: str, around: Around) -> Ite
     else:
         fields = (_source(mount, field, around), destination, options.attr_set, clear)
     maps = _id_maps(mount, options, field, around)
-    if maps:
-        how |= BIND_MAP_RECURSIVE if options.is_ridmapped else 0
-        yield Op(OpCode.IDMAP_BIND, (*fields, how, *maps))
-    else:
-        yield Op(OpCode.BIND, (*fields, how))
+    if maps[0] and options.is_ridmapped:
+        how |= BIND_MAP_RECURSIVE
+    yield Op(OpCode.BIND, (*fields, how, *maps))
     if options.is_everywhere and (options.attr_set or clear):
         # What is asked for the top mount alone comes after what is asked for all.
         yield Op(OpCode.MOUNT_ATTR, (destination, options.attr_set, clear, 0))
@@ -208,15 +206,13 @@ def _source(mount: oci.Mount, field: str, around: Around) -> str:
     return f"{around.bundle}/{mount.source}"
 
 
-def _id_maps(
-    mount: oci.Mount, options: Options, field: str, around: Around
-) -> tuple[str, str] | None:
+def _id_maps(mount: oci.Mount, options: Options, field: str, around: Around) -> tuple[str, str]:
     """The maps of an idmapped mount: its own, or those of the container's user namespace."""
     uids = mount.uid_mappings or options.uid_map
     gids = mount.gid_mappings or options.gid_map
     if not uids and not gids:
         if not _maps(options):
-            return None
+            return "", ""
         uids, gids = around.uid_map, around.gid_map
     for name, ranges in (("uidMappings", uids), ("gidMappings", gids)):
         if not ranges:
@@ -259,7 +255,7 @@ def _cgroup_mounts(destination: str, attributes: int, around: Around) -> Iterato
 
 
 def _own_cgroup(source: str, destination: str, attributes: int) -> Op:
-    return Op(OpCode.BIND, (source, destination, attributes, 0, BIND_MAKE))
+    return Op(OpCode.BIND, (source, destination, attributes, 0, BIND_MAKE, "", ""))
 
 
 def ineffective(mounts: Sequence[oci.Mount], root_propagation: str) -> list[str]:

@@ -13,7 +13,7 @@ from podrt.linux.sysctls import namespace_of
 from podrt.model import runtimespec as oci
 from podrt.model.unsupported import unsupported
 
-from .plan_ops import Op, OpCode, unsigned_64
+from .plan_ops import Op, OpCode
 
 CLONE_FLAGS: Mapping[str, int] = {
     "time": 0x00000080,
@@ -114,8 +114,7 @@ def map_ids(linux: oci.Linux, found: Namespaces, *, is_layered: bool = False) ->
         elif found.makes("user"):
             raise InvalidConfig(field, "a new user namespace needs a mapping")
     if found.makes("user") or (is_layered and maps_layers(linux, found)):
-        texts = (map_text(linux.uid_mappings), map_text(linux.gid_mappings))
-        yield Op(OpCode.IDMAP, (*texts, 0))
+        yield Op(OpCode.IDMAP, (map_text(linux.uid_mappings), map_text(linux.gid_mappings)))
 
 
 def maps_layers(linux: oci.Linux, found: Namespaces) -> bool:
@@ -157,6 +156,14 @@ def map_text(ranges: Sequence[oci.IdMapping]) -> str:
     return "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in ranges)
 
 
+def to_host(ranges: Sequence[oci.IdMapping], number: int) -> int:
+    """The host's number of an ID of the container; one that is not mapped stays."""
+    for one in ranges:
+        if one.container_id <= number < one.container_id + one.size:
+            return one.host_id + number - one.container_id
+    return number
+
+
 def has_id(ranges: Sequence[oci.IdMapping], number: int) -> bool:
     """Whether a range has an ID of the container."""
     return any(one.container_id <= number < one.container_id + one.size for one in ranges)
@@ -174,7 +181,7 @@ def clocks(linux: oci.Linux, found: Namespaces) -> Iterator[Op]:
             raise InvalidConfig(field, "is not boottime or monotonic")
         if not 0 <= offset.nanosecs < _NANOSECONDS:
             raise InvalidConfig(f"{field}.nanosecs", f"{offset.nanosecs} is not below a second")
-        yield Op(OpCode.TIMENS, (_CLOCKS[name], unsigned_64(offset.secs), offset.nanosecs))
+        yield Op(OpCode.TIMENS, (f"{_CLOCKS[name]} {offset.secs} {offset.nanosecs}\n",))
 
 
 def names(spec: oci.Spec, found: Namespaces) -> Iterator[Op]:
@@ -206,7 +213,8 @@ def _sysctls(settings: tuple[tuple[str, str], ...], kinds: frozenset[str]) -> tu
             raise InvalidConfig(field, "is not separate for each container")
         if kind not in kinds:
             raise InvalidConfig(field, f"is not allowed in the host's {kind} namespace")
-        made.append(Op(OpCode.SYSCTL, (name, value)))
+        path = name.translate({ord("."): "/", ord("/"): "."})
+        made.append(Op(OpCode.SYSCTL, (name, path, value)))
     return tuple(made)
 
 

@@ -1,8 +1,9 @@
 """The plan file: what the launcher executes, as bytes and as values.
 
-Shape: a 32-byte header, then operations of a multiple of 8 bytes each, in native byte order; the
-Python twin of _native/wire.h and _native/plan.c. A plan is only ever read on the host it was
-written on.
+Shape: a 32-byte header, then operations of a multiple of 8 bytes each, in native byte order. An
+operation has a head, 8 bytes for each field (a number, or how much of it follows; two for a list of
+numbers), and then its strings and lists behind each other. The Python twin of _native/wire.h and
+_native/plan.c. A plan is only ever read on the host it was written on.
 """
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ import enum
 import functools
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from podrt.errors import InvalidConfig, LimitReached
 
 MAGIC = b"podrtpl1"
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 MAX_BYTES = 4 << 20
 HEADER = struct.Struct("=8s6I")
-_HEAD = struct.Struct("=HHI")
-_U32 = struct.Struct("=I")
-_U64 = struct.Struct("=Q")
-_ALIGN = 8
+_HEAD = struct.Struct("=HHIQ")
+_SLOT = 8
 
 
 class OpCode(enum.IntEnum):
@@ -45,7 +44,7 @@ class OpCode(enum.IntEnum):
     SYSCTL = 14
     RLIMIT = 15
     OOM_SCORE = 16
-    UMASK = 17
+    SEAL = 17
     USER = 18
     CAPS = 19
     NO_NEW_PRIVS = 20
@@ -63,21 +62,22 @@ class OpCode(enum.IntEnum):
     AFFINITY = 32
     PERSONALITY = 33
     TIMENS = 34
-    IDMAP_BIND = 35
+    FIRST_AFFINITY = 35
     HOOKS = 36
     NOTIFY = 37
     STDIO = 39
     IDMAP = 40
     MOUNT_ATTR = 41
+    HOLD = 42
 
 
 # The fields of each operation: u32 u, u64 q, string s, list of strings l, list of u32 g, bytes b.
 LAYOUTS: dict[OpCode, str] = {
     OpCode.SETNS: "us",
-    OpCode.ROOT_OVERLAY: "lssl",
+    OpCode.ROOT_OVERLAY: "slsl",
     OpCode.ROOT_BIND: "s",
     OpCode.MOUNT: "sssql",
-    OpCode.BIND: "ssqqu",
+    OpCode.BIND: "ssqquss",
     OpCode.POD_SHM: "s",
     OpCode.DEVICE: "suuuuuu",
     OpCode.SYMLINK: "ss",
@@ -86,33 +86,34 @@ LAYOUTS: dict[OpCode, str] = {
     OpCode.PIVOT: "",
     OpCode.HOSTNAME: "s",
     OpCode.DOMAINNAME: "s",
-    OpCode.SYSCTL: "ss",
-    OpCode.RLIMIT: "uqq",
-    OpCode.OOM_SCORE: "u",
-    OpCode.UMASK: "u",
+    OpCode.SYSCTL: "sss",
+    OpCode.RLIMIT: "suqq",
+    OpCode.OOM_SCORE: "s",
+    OpCode.SEAL: "u",
     OpCode.USER: "uug",
     OpCode.CAPS: "qqqqq",
     OpCode.NO_NEW_PRIVS: "",
     OpCode.SECCOMP: "us",
-    OpCode.KEYRING: "s",
+    OpCode.KEYRING: "",
     OpCode.CWD: "s",
-    OpCode.EXEC: "ll",
-    OpCode.LOG: "sq",
+    OpCode.EXEC: "lll",
+    OpCode.LOG: "squ",
     OpCode.PROPAGATION: "q",
     OpCode.TERMINAL: "uus",
-    OpCode.APPARMOR: "s",
-    OpCode.SELINUX: "s",
+    OpCode.APPARMOR: "sls",
+    OpCode.SELINUX: "sls",
     OpCode.IOPRIO: "uu",
     OpCode.SCHED: "uuuqqqq",
     OpCode.AFFINITY: "b",
     OpCode.PERSONALITY: "q",
-    OpCode.TIMENS: "uqu",
-    OpCode.IDMAP_BIND: "ssqquss",
-    OpCode.HOOKS: "usllus",
-    OpCode.NOTIFY: "ss",
+    OpCode.TIMENS: "s",
+    OpCode.FIRST_AFFINITY: "b",
+    OpCode.HOOKS: "sllul",
+    OpCode.NOTIFY: "sl",
     OpCode.STDIO: "uu",
-    OpCode.IDMAP: "ssu",
+    OpCode.IDMAP: "ss",
     OpCode.MOUNT_ATTR: "sqqu",
+    OpCode.HOLD: "",
 }
 # What a failure is called; operations by their code, then the steps that are none.
 _STAGES = {
@@ -132,7 +133,7 @@ _STAGES = {
     OpCode.SYSCTL: "set sysctl",
     OpCode.RLIMIT: "set limit",
     OpCode.OOM_SCORE: "set oom_score_adj",
-    OpCode.UMASK: "set umask",
+    OpCode.SEAL: "close descriptors",
     OpCode.USER: "set user",
     OpCode.CAPS: "set capabilities",
     OpCode.NO_NEW_PRIVS: "set no_new_privs",
@@ -150,12 +151,13 @@ _STAGES = {
     OpCode.AFFINITY: "set CPU affinity",
     OpCode.PERSONALITY: "set personality",
     OpCode.TIMENS: "set clock offset",
-    OpCode.IDMAP_BIND: "bind mount",
+    OpCode.FIRST_AFFINITY: "set CPU affinity",
     OpCode.HOOKS: "run hook",
     OpCode.NOTIFY: "send seccomp listener",
     OpCode.STDIO: "set up standard streams",
     OpCode.IDMAP: "map IDs",
     OpCode.MOUNT_ATTR: "set mount attributes",
+    OpCode.HOLD: "wait for the start",
     100: "read plan",
     101: "make pipes",
     102: "clone",
@@ -191,69 +193,77 @@ def stage_name(code: int) -> str:
 
 def encode_plan(ops: Iterable[Op], *, clone_flags: int, flags: int = 0) -> bytes:
     """The plan file of `ops`. Raises: LimitReached, InvalidConfig (a NUL in a string)."""
-    parts = [encode_op(op) for op in ops]
+    wanted = list(ops)
+    parts = [encode_op(op) for op in wanted]
     total = HEADER.size + sum(map(len, parts))
     if total > MAX_BYTES:
         raise LimitReached("the plan", f"{MAX_BYTES} bytes")
-    header = HEADER.pack(MAGIC, PLAN_VERSION, total, len(parts), clone_flags, flags, 0)
+    room = sum(map(_list_room, wanted))
+    header = HEADER.pack(MAGIC, PLAN_VERSION, total, len(parts), clone_flags, flags, room)
     return b"".join((header, *parts))
+
+
+def _list_room(op: Op) -> int:
+    """The strings of its lists; the launcher ends each list with a NULL."""
+    kinds = LAYOUTS[op.code]
+    lists = [op.fields[index] for index, kind in enumerate(kinds) if kind == "l"]
+    return sum(len(texts) + 1 for texts in lists if isinstance(texts, tuple))
 
 
 @functools.lru_cache(maxsize=4096)
 def encode_op(op: Op) -> bytes:
     """One operation. Most of a host's containers share most of theirs: hence the cache."""
     code, fields, flags = op
-    parts = [b""]
+    slots: list[int] = []
+    parts: list[bytes] = []
     for kind, value in zip(LAYOUTS[code], fields, strict=True):
-        _encode_field(parts, kind, value)
-    length = _HEAD.size + sum(map(len, parts))
-    padding = -length % _ALIGN
-    parts[0] = _HEAD.pack(code, flags, length + padding)
-    parts.append(bytes(padding))
-    return b"".join(parts)
+        _encode_field(slots, parts, kind, value)
+    length = _HEAD.size + _SLOT * len(slots) + sum(map(len, parts))
+    padding = -length % _SLOT
+    head = _HEAD.pack(code, flags, length + padding, 0)
+    return b"".join((head, struct.pack(f"={len(slots)}Q", *slots), *parts, bytes(padding)))
 
 
-def _encode_field(parts: list[bytes], kind: str, value: Field) -> None:
-    if kind == "u" and isinstance(value, int):
-        parts.append(_U32.pack(value))
-    elif kind == "q" and isinstance(value, int):
-        parts.append(_U64.pack(value))
+def _encode_field(slots: list[int], parts: list[bytes], kind: str, value: Field) -> None:
+    if kind in "uq" and isinstance(value, int):
+        if not 0 <= value < 1 << (32 if kind == "u" else 64):
+            raise TypeError(f"a field of kind {kind!r} cannot be {value!r}")
+        slots.append(value)
     elif kind == "s" and isinstance(value, str):
-        _encode_text(parts, value)
-    elif kind in "lg" and isinstance(value, tuple):
-        parts.append(_U32.pack(len(value)))
-        for item in value:
-            if isinstance(item, int):
-                parts.append(_U32.pack(item))
-            else:
-                _encode_text(parts, item)
+        slots.append(0)
+        parts.append(_text(value))
+    elif kind == "l" and isinstance(value, tuple):
+        slots.append(len(value))
+        parts += map(_text, value)
+    elif kind == "g" and isinstance(value, tuple):
+        slots += (len(value), 0)
+        parts.append(struct.pack(f"={len(value)}I", *value))
     elif kind == "b" and isinstance(value, bytes):
-        parts.append(_U32.pack(len(value)))
+        slots += (len(value), 0)
         parts.append(value)
     else:
         raise TypeError(f"a field of kind {kind!r} cannot be {value!r}")
 
 
-def _encode_text(parts: list[bytes], text: str) -> None:
+def _text(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no string")
     data = os.fsencode(text)
     if b"\0" in data:
         raise InvalidConfig("plan", f"{text!r} holds a NUL character")
-    parts.append(_U32.pack(len(data)))
-    parts.append(data)
-    parts.append(b"\0")
+    return data + b"\0"
 
 
 def decode_plan(data: bytes) -> Plan:
     """The plan in `data`, read as strictly as the launcher reads it. Raises: InvalidConfig."""
     if not HEADER.size <= len(data) <= MAX_BYTES:
         raise _bad(0, f"{len(data)} bytes cannot be a plan")
-    magic, version, total, count, clone_flags, flags, reserved = HEADER.unpack_from(data)
+    magic, version, total, count, clone_flags, flags, room = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise _bad(0, "no plan")
-    # Every later version only added to the first.
-    if not 1 <= version <= PLAN_VERSION:
-        raise _bad(8, f"version {version} is newer than {PLAN_VERSION}")
-    if total != len(data) or reserved != 0:
+    if version != PLAN_VERSION:
+        raise _bad(8, f"version {version} is not {PLAN_VERSION}")
+    if total != len(data):
         raise _bad(12, "its header does not fit its size")
     ops = []
     at = HEADER.size
@@ -266,7 +276,16 @@ def decode_plan(data: bytes) -> Plan:
         raise _bad(at, "exec is not the last operation")
     if not ops[-1].fields[0]:
         raise _bad(at, "exec has no arguments")
+    if not {OpCode.SEAL, OpCode.HOLD} <= {op.code for op in ops}:
+        raise _bad(at, "what guards the start is missing")
+    if room != sum(map(_list_room, ops)):
+        raise _bad(28, "its header does not fit its lists")
     return Plan(clone_flags, tuple(ops), flags)
+
+
+def is_of_this_version(header: bytes) -> bool:
+    """Whether a plan file, of which `header` is the start, is one that today's launcher takes."""
+    return header[:12] == MAGIC + struct.pack("=I", PLAN_VERSION)
 
 
 def _bad(offset: int, reason: str) -> InvalidConfig:
@@ -276,15 +295,21 @@ def _bad(offset: int, reason: str) -> InvalidConfig:
 def _decode_op(data: bytes, start: int) -> tuple[Op, int]:
     if len(data) - start < _HEAD.size:
         raise _bad(start, "an operation is cut off")
-    code, flags, length = _HEAD.unpack_from(data, start)
+    code, flags, length, reserved = _HEAD.unpack_from(data, start)
     end = start + length
-    if length < _HEAD.size or length % _ALIGN or end > len(data):
+    if length < _HEAD.size or length % _SLOT or end > len(data) or reserved:
         raise _bad(start, f"an operation cannot have {length} bytes")
     if code not in LAYOUTS:
         raise _bad(start, f"there is no operation {code}")
-    reader = _Reader(data, start + _HEAD.size, end)
-    fields = tuple(reader.field(kind) for kind in LAYOUTS[OpCode(code)])
-    if end - reader.at >= _ALIGN or any(data[reader.at : end]):
+    layout = LAYOUTS[OpCode(code)]
+    count = len(layout) + ("g" in layout or "b" in layout)
+    at = start + _HEAD.size
+    if count * _SLOT > end - at:
+        raise _bad(at, "a field is cut off")
+    slots = iter(struct.unpack_from(f"={count}Q", data, at))
+    reader = _Reader(data, at + count * _SLOT, end)
+    fields = tuple(reader.field(kind, slots) for kind in layout)
+    if end - reader.at >= _SLOT or any(data[reader.at : end]):
         raise _bad(reader.at, "bytes are left over")
     return Op(OpCode(code), fields, flags), end
 
@@ -303,35 +328,25 @@ class _Reader:
         self.at += count
         return self._data[self.at - count : self.at]
 
-    def _u32(self) -> int:
-        return int(_U32.unpack(self._take(4))[0])
-
     def _text(self) -> str:
-        data = self._take(self._u32() + 1)
-        if data.find(b"\0") != len(data) - 1:
-            raise _bad(self.at, "a string does not end with its only NUL")
-        return os.fsdecode(data[:-1])
+        found = self._data.find(b"\0", self.at, self._end)
+        if found < 0:
+            raise _bad(self.at, "a string does not end")
+        return os.fsdecode(self._take(found + 1 - self.at)[:-1])
 
-    def _count(self, least_bytes: int) -> int:
-        """How many items follow, each of at least `least_bytes`."""
-        count = self._u32()
-        if count * least_bytes > self._end - self.at:
-            raise _bad(self.at, "a list is cut off")
-        return count
-
-    def field(self, kind: str) -> Field:
+    def field(self, kind: str, slots: Iterator[int]) -> Field:
         """The next field."""
-        if kind == "u":
-            return self._u32()
-        if kind == "q":
-            return int(_U64.unpack(self._take(8))[0])
-        if kind == "s":
+        number = next(slots)
+        if kind == "q" or (kind == "u" and number < 1 << 32):
+            return number
+        if kind == "s" and number == 0:
             return self._text()
-        if kind == "l":
-            return tuple(self._text() for _ in range(self._count(5)))
-        if kind == "b":
-            return self._take(self._u32())
-        return tuple(self._u32() for _ in range(self._count(4)))
+        if kind == "l" and number <= self._end - self.at:
+            return tuple(self._text() for _ in range(number))
+        if kind in "gb" and next(slots) == 0:
+            data = self._take(number * 4 if kind == "g" else number)
+            return data if kind == "b" else struct.unpack(f"={number}I", data)
+        raise _bad(self.at, f"{number} is no field of kind {kind!r}")
 
 
 _CLONE_NAMES = {
@@ -348,13 +363,12 @@ _CLONE_NAMES = {
 _HEX_FIELDS = {
     OpCode.MOUNT,
     OpCode.BIND,
-    OpCode.IDMAP_BIND,
     OpCode.MOUNT_ATTR,
     OpCode.CAPS,
     OpCode.PROPAGATION,
     OpCode.PERSONALITY,
 }
-_MODE_FIELD = {OpCode.UMASK: 0, OpCode.DEVICE: 4}
+_MODE_FIELD = {OpCode.SEAL: 0, OpCode.DEVICE: 4}
 
 
 def describe(data: bytes) -> list[str]:
@@ -390,10 +404,8 @@ def _describe_field(code: OpCode, index: int, value: Field) -> str:
         return f"[{' '.join(_quoted(str(item)) for item in value)}]"
     if code is OpCode.SETNS:
         return _flag_names(value)
-    if code is OpCode.OOM_SCORE or (code is OpCode.SCHED and index == 1):
+    if code is OpCode.SCHED and index == 1:
         return str(signed_32(value))
-    if code is OpCode.TIMENS and index == 1:
-        return str(signed_64(value))
     if code is OpCode.DEVICE and index == 1:
         return chr(value) if 32 < value < 127 else str(value)
     if _MODE_FIELD.get(code) == index:
@@ -413,16 +425,6 @@ def signed_32(value: int) -> int:
     return value - (1 << 32) if value >> 31 else value
 
 
-def signed_64(value: int) -> int:
-    """The number whose 64-bit two's complement `value` is."""
-    return value - (1 << 64) if value >> 63 else value
-
-
 def unsigned_32(value: int) -> int:
     """The 32-bit two's complement of `value`."""
     return value & 0xFFFFFFFF
-
-
-def unsigned_64(value: int) -> int:
-    """The 64-bit two's complement of `value`."""
-    return value & 0xFFFFFFFFFFFFFFFF

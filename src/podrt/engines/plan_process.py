@@ -17,7 +17,7 @@ from podrt.model.unsupported import unsupported
 from .plan_ops import Op, OpCode, unsigned_32
 
 MAKE_DIRECTORY = 1
-INITIAL = 1
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_UMASK = 0o022
 MAX_ID = (1 << 32) - 2
 OOM_SCORES = range(-1000, 1001)
@@ -87,18 +87,14 @@ def limits(process: oci.Process, personality: oci.Personality | None) -> Iterato
     if score is not None:
         if score not in OOM_SCORES:
             raise InvalidConfig("process.oomScoreAdj", f"{score} is not -1000 to 1000")
-        yield Op(OpCode.OOM_SCORE, (unsigned_32(score),))
+        yield Op(OpCode.OOM_SCORE, (str(score),))
     if process.io_priority is not None:
         yield _io_priority(process.io_priority)
     if process.scheduler is not None:
         yield _scheduler(process.scheduler)
     if personality is not None:
         yield _personality(personality)
-    yield Op(OpCode.KEYRING, ("",))
-    umask = process.user.umask
-    if umask is not None and not 0 <= umask <= 0o777:
-        raise InvalidConfig("process.user.umask", f"{umask:#o} is not 0 to 0777")
-    yield Op(OpCode.UMASK, (DEFAULT_UMASK if umask is None else umask,))
+    yield Op(OpCode.KEYRING)
     cwd = process.cwd
     if not cwd.startswith("/"):
         raise InvalidConfig("process.cwd", f"{cwd!r} is not an absolute path")
@@ -123,7 +119,8 @@ def _rlimits(rlimits: tuple[oci.Rlimit, ...]) -> Iterator[Op]:
                 raise InvalidConfig(f"{field}.{name}", f"{value} is not an unsigned 64-bit number")
         if rlimit.soft > rlimit.hard:
             raise InvalidConfig(f"{field}.soft", f"{rlimit.soft} is above hard {rlimit.hard}")
-        yield Op(OpCode.RLIMIT, (_RLIMITS[rlimit.type], rlimit.soft, rlimit.hard))
+        fields = (rlimit.type, _RLIMITS[rlimit.type], rlimit.soft, rlimit.hard)
+        yield Op(OpCode.RLIMIT, fields)
 
 
 def _io_priority(wanted: oci.IoPriority) -> Op:
@@ -181,7 +178,8 @@ def affinity(wanted: oci.CpuAffinity | None, *, initial: bool) -> Iterator[Op]:
     field = f"process.execCPUAffinity.{'initial' if initial else 'final'}"
     words = wanted.initial if initial else wanted.final
     if words.strip():
-        yield Op(OpCode.AFFINITY, (cpu_mask(words, field),), INITIAL if initial else 0)
+        code = OpCode.FIRST_AFFINITY if initial else OpCode.AFFINITY
+        yield Op(code, (cpu_mask(words, field),))
 
 
 def cpu_mask(words: str, field: str) -> bytes:
@@ -200,25 +198,49 @@ def cpu_mask(words: str, field: str) -> bytes:
 
 
 def credentials(
-    process: oci.Process, seccomp: oci.Seccomp | None, filter_path: str, notify_state: str = ""
+    process: oci.Process,
+    seccomp: oci.Seccomp | None,
+    filter_path: str,
+    notify_state: tuple[str, ...] = (),
+    *,
+    is_alone: bool = False,
 ) -> Iterator[Op]:
-    """Labels, user, capabilities and filter.
+    """Labels, user, capabilities and filter; and where the process waits for its start.
 
     Loading a filter needs CAP_SYS_ADMIN or no_new_privs: without the latter it comes before the
-    capabilities are dropped, with it as late as possible.
+    capabilities are dropped, with it as late as possible. `is_alone` says that no monitor
+    watches: then waiting takes calls that the filter may forbid.
     """
     if process.apparmor_profile not in ("", "unconfined"):
-        yield Op(OpCode.APPARMOR, (process.apparmor_profile,))
+        label = process.apparmor_profile
+        # Two modules share the second file in older kernels.
+        yield Op(OpCode.APPARMOR, (label, ("apparmor/exec", "exec"), f"exec {label}"))
     if process.selinux_label:
-        yield Op(OpCode.SELINUX, (process.selinux_label,))
+        yield Op(OpCode.SELINUX, (process.selinux_label, ("exec",), process.selinux_label))
     filters = () if seccomp is None else _filter(seccomp, filter_path, notify_state)
+    waits_early = is_alone and bool(filters)
+    if waits_early:
+        filters = (Op(OpCode.HOLD), *filters)
+    # A filter could forbid the calls for it.
+    yield Op(OpCode.SEAL, (_umask(process.user),))
     if not process.no_new_privileges:
         yield from filters
-    yield Op(OpCode.CAPS, _capability_sets(process.capabilities))
+    # The user first: changing it needs capabilities that may be dropped.
     yield _user(process.user)
+    yield Op(OpCode.CAPS, _capability_sets(process.capabilities))
     if process.no_new_privileges:
         yield Op(OpCode.NO_NEW_PRIVS)
         yield from filters
+    if not waits_early:
+        yield Op(OpCode.HOLD)
+
+
+def _umask(user: oci.User) -> int:
+    if user.umask is None:
+        return DEFAULT_UMASK
+    if not 0 <= user.umask <= 0o777:
+        raise InvalidConfig("process.user.umask", f"{user.umask:#o} is not 0 to 0777")
+    return user.umask
 
 
 def _user(user: oci.User) -> Op:
@@ -231,7 +253,7 @@ def _user(user: oci.User) -> Op:
     return Op(OpCode.USER, (user.uid, user.gid, user.additional_gids))
 
 
-def _filter(seccomp: oci.Seccomp, path: str, notify_state: str) -> tuple[Op, ...]:
+def _filter(seccomp: oci.Seccomp, path: str, notify_state: tuple[str, ...]) -> tuple[Op, ...]:
     if not path:
         raise InvalidConfig("linux.seccomp", "no compiled filter was given")
     flags = 0
@@ -301,4 +323,12 @@ def program(process: oci.Process) -> Op:
     """The last operation. Raises: InvalidConfig."""
     if not process.args:
         raise InvalidConfig("process.args", "is empty")
-    return Op(OpCode.EXEC, (process.args, process.env))
+    return Op(OpCode.EXEC, (process.args, process.env, _places(process.args[0], process.env)))
+
+
+def _places(name: str, env: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the program may be. Source: execvp(3)."""
+    if "/" in name or not name:
+        return (name,) if name else ()
+    path = next((word[5:] for word in env if word.startswith("PATH=")), DEFAULT_PATH)
+    return tuple(f"{directory or '.'}/{name}" for directory in path.split(":"))

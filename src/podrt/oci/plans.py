@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from podrt.engines.plan import Identity, cgroup_view, compile_bundle, compile_exec, warnings
-from podrt.engines.plan_hooks import CREATE_CONTAINER
 from podrt.engines.plan_ops import Op, OpCode, decode_plan, encode_plan
 from podrt.errors import StoreFailed
 from podrt.linux import files
@@ -21,9 +20,9 @@ from .bundle import Bundle
 __all__ = ["Wanted", "container_plan", "exec_plan", "stops_for_hooks", "warnings"]
 
 RUNTIME_HOOKS = 1
-"""The stage at which the launcher stops for the hooks of the host."""
+"""HOOKS flag: the launcher stops for the hooks of the host."""
 
-_STOP = Op(OpCode.HOOKS, (RUNTIME_HOOKS, "", (), (), 0, ""))
+_STOP = Op(OpCode.HOOKS, ("", (), (), 0, ()), RUNTIME_HOOKS)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,10 +62,7 @@ def _changed(data: bytes, *, stops: bool, new_keyring: bool) -> bytes:
     plan = decode_plan(data)
     ops: list[Op] = []
     for op in plan.ops:
-        is_next = op.code is OpCode.PIVOT or (
-            op.code is OpCode.HOOKS and op.fields[0] == CREATE_CONTAINER
-        )
-        if stops and is_next:
+        if stops and op.code in (OpCode.PIVOT, OpCode.HOOKS):
             ops.append(_STOP)
             stops = False
         if new_keyring or op.code is not OpCode.KEYRING:

@@ -10,8 +10,9 @@ import msgspec
 
 from podrt.cgroups import policy
 from podrt.engines.plan import Held, OverlayRoot, compile_plan
+from podrt.engines.plan_ops import HEADER, is_of_this_version
 from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
-from podrt.images.rootfs import prepare_rootfs
+from podrt.images.rootfs import Rootfs, describe_rootfs, prepare_rootfs
 from podrt.linux import files, signals
 from podrt.model.container import ContainerConfig, NamespaceMode
 from podrt.model.image import Image, ImageDefaults
@@ -23,7 +24,7 @@ from podrt.spec import accounts, devices, resources, seccomp
 from podrt.spec.build import Place, build_spec, this_host
 from podrt.spec.mounts import SharedFiles
 from podrt.spec.userns import Maps, to_maps
-from podrt.store.records import ContainerRecord, PodRecord
+from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
 from podrt.volumes import volume_directories
 
 from .context import Context
@@ -31,6 +32,7 @@ from .image_names import image_named
 from .namespaces import shared_types
 
 _encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder(Spec).decode
 
 
 def find_image(ctx: Context, config: ContainerConfig) -> Image:
@@ -108,17 +110,25 @@ def prepare_container(
         volumes=volume_directories(ctx.layout, record.group_id, record.config.mounts),
         userns=_userns(record, place.ns_dir),
     )
-    plan = compile_plan(
+    plan = _compile(ctx, record, spec, rootfs)
+    if record.userns is not None:
+        # Layers are shown as the container's users see them, but this one is written with the
+        # rights of whoever mounts: it is not mapped, and belongs to who is root inside.
+        os.lchown(rootfs.upper, *record.userns.root())
+    _write(ctx.layout.spec(record.id), _encode_json(spec))
+    _write(ctx.layout.plan(record.id), plan)
+
+
+def _compile(ctx: Context, record: ContainerRecord, spec: Spec, rootfs: Rootfs) -> bytes:
+    return compile_plan(
         spec,
         root=OverlayRoot(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work),
         log_path=ctx.layout.log(record.id),
         log_max_bytes=record.config.log_max_bytes,
-        held=Held(ns_dir=place.ns_dir, shm=place.shm),
+        held=Held(ns_dir=_ns_dir(ctx, record), shm=_shm(ctx, record)),
         cgroups=ctx.cgroup_view,
         filter_path=_filter_path(ctx, spec),
     )
-    _write(ctx.layout.spec(record.id), _encode_json(spec))
-    _write(ctx.layout.plan(record.id), plan)
 
 
 def _own_hostname(config: ContainerConfig, place: Place) -> ContainerConfig:
@@ -151,6 +161,10 @@ def _ns_dir(ctx: Context, record: ContainerRecord) -> str:
     return f"{ctx.layout.group_run(record.group_id)}/ns"
 
 
+def _shm(ctx: Context, record: ContainerRecord) -> str:
+    return f"{ctx.layout.group_run(record.group_id)}/shm"
+
+
 def _place(ctx: Context, pod: PodRecord | None, record: ContainerRecord) -> Place:
     shared_dir = ctx.layout.pod(record.group_id)
     shared = shared_types(pod.config) if pod is not None else frozenset()
@@ -159,7 +173,7 @@ def _place(ctx: Context, pod: PodRecord | None, record: ContainerRecord) -> Plac
         rootfs=f"{ctx.layout.container(record.id)}/merged",
         cgroup=record.cgroup_path,
         ns_dir=_ns_dir(ctx, record),
-        shm=f"{ctx.layout.group_run(record.group_id)}/shm",
+        shm=_shm(ctx, record),
         files=SharedFiles(
             hosts=f"{shared_dir}/hosts",
             hostname=f"{shared_dir}/hostname",
@@ -214,8 +228,30 @@ def _write(path: str, data: bytes) -> None:
 
 
 def open_plan(ctx: Context, record: ContainerRecord) -> int:
-    """A descriptor of the container's plan. Raises: NotFound."""
+    """A descriptor of the container's plan, which is made again if another version wrote it.
+
+    Raises: NotFound, StoreFailed, and what `compile_plan` raises.
+    """
+    path = ctx.layout.plan(record.id)
     try:
-        return os.open(ctx.layout.plan(record.id), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if is_of_this_version(os.pread(fd, HEADER.size, 0)):
+            return fd
+        os.close(fd)
+        files.write_atomically(path, _compile_again(ctx, record), 0o600)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as exc:
-        raise NotFound("file", ctx.layout.plan(record.id)) from exc
+        raise NotFound("file", path) from exc
+    except OSError as exc:
+        raise StoreFailed(path, exc.errno or 0) from exc
+
+
+def _compile_again(ctx: Context, record: ContainerRecord) -> bytes:
+    found = ctx.store.tables.get(ImageRecord, record.image_id)
+    if found is None:
+        raise NotFound("image", record.config.image)
+    with open(ctx.layout.spec(record.id), "rb") as file:
+        spec = _decode_json(file.read())
+    directory = ctx.layout.container(record.id)
+    rootfs = describe_rootfs(ctx.layout.images_dir, found.image, directory)
+    return _compile(ctx, record, spec, rootfs)

@@ -12,6 +12,7 @@ import pytest
 from doubles import monitor_driver as m
 from doubles.monitor_driver import Box
 from podrt.engines.plan import Held, OverlayRoot, cgroup_view, compile_plan
+from podrt.engines.plan_namespaces import to_host
 from podrt.images.layers import make_skeleton, skeleton_path
 from podrt.linux import caps
 from podrt.linux.features import cgroup_mode, kernel_version
@@ -97,6 +98,10 @@ class Compiled:
             filter_path=self._filter(folder / "filter.bpf"),
         )
         self.box = box
+        linux = self.spec.linux
+        if linux is not None and linux.uid_mappings:
+            root = (to_host(linux.uid_mappings, 0), to_host(linux.gid_mappings, 0))
+            os.chown(box.folder / "upper", *root)
 
     def _filter(self, path: Path) -> str:
         if self.spec.linux is None or self.spec.linux.seccomp is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from doubles import monitor_driver as m
-from doubles.monitor_driver import Box, Client, Group, Message, plan_of
+from doubles.monitor_driver import Box, Client, Group, Message, Operation, plan_of
 
 PROJECT = Path(__file__).parents[3]
 NATIVE = PROJECT / "src/podrt/_native"
@@ -21,12 +21,12 @@ FUZZ = PROJECT / "tests/fuzz_native"
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 
 
-def every_operation() -> list[bytes]:
+def every_operation() -> list[Operation]:
     """One of each kind, whether it makes sense or not."""
     texts = m.texts(["a", "", "b=c"])
     fields = {
         "u": m.u32(3), "q": m.u64(1 << 40), "s": m.text("/some/where"), "l": texts,
-        "g": m.u32(2) + m.u32(5) * 2, "b": m.u32(5) + b"bytes",
+        "g": m.numbers([5, 5]), "b": m.blob(b"bytes"),
     }  # fmt: skip
     found = []
     for line in (NATIVE / "ops.h").read_text().splitlines():
@@ -54,14 +54,14 @@ def fuzz_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_decode_mutated_plans_is_refused_or_walked(
     fuzz_plan: Path, tmp_path: Path, rounds: Callable[[int, int], int]
 ) -> None:
-    end = m.execute(["sh", "-c", "true"], ["PATH=/bin", "A=b"])
+    end = [m.sealed(), m.HOLDING, m.execute(["sh", "-c", "true"], ["PATH=/bin", "A=b"])]
     maps = m.idmap("0 1 2\n", "0 1 2\n")
     flags = m.DEFAULT_FLAGS | m.NEWUSER | m.NEWTIME
     plans = [
-        plan_of([maps, *every_operation(), end], flags),
-        plan_of([m.op(m.LOG, m.text("/log"), m.u64(7)), *m.STANDARD_MOUNTS, *m.HIDDEN, end]),
-        plan_of([end]),
-        *(plan_of([maps, one, end], flags) for one in every_operation()),
+        plan_of([maps, *every_operation(), *end], flags),
+        plan_of([m.log("/log", 7), *m.STANDARD_MOUNTS, *m.HIDDEN, *end]),
+        plan_of(end),
+        *(plan_of([maps, one, *end], flags) for one in every_operation()),
     ]
     paths = []
     for index, plan in enumerate(plans):

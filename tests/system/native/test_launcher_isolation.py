@@ -72,7 +72,7 @@ def test_program_ignored_by_its_parents_keeps_no_ignored_signal(
 
 
 def test_capabilities_user_and_groups_are_as_planned(box: Box) -> None:
-    late = [m.caps(m.DEFAULT_CAPS), m.user(0, 0, [5, 6])]
+    late = [m.user(0, 0, [5, 6]), m.caps(m.DEFAULT_CAPS)]
     fields = status_fields(run(box, "cat /proc/self/status", late=late))
     assert [int(fields[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")] == [
         0,
@@ -84,13 +84,11 @@ def test_capabilities_user_and_groups_are_as_planned(box: Box) -> None:
     assert fields["Groups"].split() == ["5", "6"]
 
 
-@pytest.mark.parametrize("caps_first", [True, False])
-def test_user_without_root_has_no_capability_but_ambient_ones(box: Box, caps_first: bool) -> None:
+def test_user_without_root_has_no_capability_but_ambient_ones(box: Box) -> None:
     net_bind = 1 << 10
     granted = m.op(m.CAPS, *(m.u64(mask) for mask in (m.DEFAULT_CAPS, *[net_bind] * 4)))
-    changed = m.user(1000, 1001)
-    late = [granted, changed] if caps_first else [changed, granted]
-    fields = status_fields(run(box, "cat /proc/self/status; echo x > /dev/stdout", late=late))
+    script, late = "cat /proc/self/status; echo x > /dev/stdout", [m.user(1000, 1001), granted]
+    fields = status_fields(run(box, script, late=late, owner=1000))
     assert [int(fields[f"Cap{name}"], 16) for name in ("Inh", "Prm", "Eff", "Amb")] == [
         net_bind
     ] * 4
@@ -106,23 +104,22 @@ def test_user_without_caps_operation_keeps_none(box: Box) -> None:
 
 def test_limits_umask_names_and_oom_score_are_as_planned(box: Box) -> None:
     late = [
-        m.op(m.RLIMIT, m.u32(7), m.u64(100), m.u64(200)),
-        m.op(m.OOM_SCORE, m.u32(77)),
-        m.op(m.UMASK, m.u32(0o027)),
+        m.op(m.RLIMIT, m.text("RLIMIT_NOFILE"), m.u32(7), m.u64(100), m.u64(200)),
+        m.op(m.OOM_SCORE, m.text("77")),
         m.op(m.NO_NEW_PRIVS),
-        m.op(m.KEYRING, m.text("")),
+        m.op(m.KEYRING),
     ]
     after = [
         m.op(m.HOSTNAME, m.text("web")),
         m.op(m.DOMAINNAME, m.text("example")),
-        m.op(m.SYSCTL, m.text("kernel.shm_rmid_forced"), m.text("1")),
+        m.sysctl("kernel.shm_rmid_forced", "1"),
     ]
     script = (
         "ulimit -Sn; ulimit -Hn; cat /proc/self/oom_score_adj; umask; hostname;"
         "cat /proc/sys/kernel/domainname /proc/sys/kernel/shm_rmid_forced;"
         "grep NoNewPrivs /proc/self/status"
     )
-    assert run(box, script, after=after, late=late).split() == [
+    assert run(box, script, after=after, late=late, umask=0o027).split() == [
         *("100", "200", "77", "0027", "web", "example", "1", "NoNewPrivs:", "1"),
     ]
 
@@ -265,14 +262,7 @@ def test_root_of_many_layers_with_long_paths(box: Box, busybox_root: Path, tmp_p
         (layer / f"file{number}").write_text(f"{number}\n")
         (layer / "which").write_text(f"{number}\n")
         layers.append(str(layer))
-    root = m.op(
-        m.ROOT_OVERLAY,
-        m.texts([*layers, str(busybox_root)]),
-        m.text(str(box.folder / "upper")),
-        m.text(str(box.folder / "work")),
-        m.texts(["volatile"]),
-    )
-    box.root_op = root
+    box.root_op = m.overlay([*layers, str(busybox_root)], *box.own_layers, more=["volatile"])
     output = run(box, "cat /which /file0 /file1 /file2 /file3; grep -c volatile /proc/mounts")
     assert output.split() == ["0", "0", "1", "2", "3", "1"]
 
@@ -280,14 +270,7 @@ def test_root_of_many_layers_with_long_paths(box: Box, busybox_root: Path, tmp_p
 def test_bind_root_and_read_only_overlay(box: Box, busybox_root: Path) -> None:
     box.root_op = m.op(m.ROOT_BIND, m.text(str(busybox_root)))
     assert run(box, "echo ok") == "ok"
-    lower = m.op(
-        m.ROOT_OVERLAY,
-        m.texts([str(busybox_root), str(box.folder / "upper")]),
-        m.text(""),
-        m.text(""),
-        m.texts([]),
-    )
-    box.root_op = lower
+    box.root_op = m.overlay([str(busybox_root), str(box.folder / "upper")])
     assert run(box, "touch /x || echo ro").splitlines() == ["ok", "ro"]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from doubles import monitor_driver as m
-from doubles.monitor_driver import Box, Message, plan_of
+from doubles.monitor_driver import Box, Message, Operation, plan_of
 
 RETURN = 0x06
 NOTIFY_ACTION = 0x7FC00000
@@ -34,11 +34,13 @@ def run(box: Box, script: str, **ops: object) -> str:
     return box.output()
 
 
-def hook(stage: int, path: str, argv: Sequence[str], *, timeout: int = 0, state: str = "") -> bytes:
-    state = state or '{"id":"x","pid":@PID@,"again":@PID@}'
+def hook(
+    path: str, argv: Sequence[str], *, timeout: int = 0, state: str = "", flags: int = 0
+) -> Operation:
+    texts = [state] if state else ['{"id":"x","pid":', ',"again":', "}"]
     return m.op(
-        m.HOOKS, m.u32(stage), m.text(path), m.texts(argv), m.texts(["MARK=set"]),
-        m.u32(timeout), m.text(state),
+        m.HOOKS, m.text(path), m.texts(argv), m.texts(["MARK=set"]),
+        m.u32(timeout), m.texts(texts), flags=flags,
     )  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def hook(stage: int, path: str, argv: Sequence[str], *, timeout: int = 0, state:
 
 def test_scheduler_nice_io_priority_affinity_and_personality_are_as_planned(box: Box) -> None:
     cpu = min(os.sched_getaffinity(0))
-    mask = m.u32(1 + cpu // 8) + bytes(cpu // 8) + bytes([1 << cpu % 8])
+    mask = m.blob(bytes(cpu // 8) + bytes([1 << cpu % 8]))
     late = [
         m.op(m.IOPRIO, m.u32(3), m.u32(7)),
         m.op(m.SCHED, m.u32(3), m.u32(5), m.u32(0), *[m.u64(0)] * 4),
@@ -69,12 +71,12 @@ def test_bad_scheduling_fails_with_its_stage(box: Box) -> None:
     cases = {
         m.SCHED: m.op(m.SCHED, m.u32(99), m.u32(0), m.u32(0), *[m.u64(0)] * 4),
         m.IOPRIO: m.op(m.IOPRIO, m.u32(7), m.u32(9)),
-        m.AFFINITY: m.op(m.AFFINITY, m.u32(1) + b"\0"),
+        m.AFFINITY: m.op(m.AFFINITY, m.blob(b"\0")),
     }
     for code, bad in cases.items():
         reply = box.start(plan_of(box.ops(["true"], late=[bad])))
         assert (reply.kind, reply.arg, reply.a) == (m.FAILED, 22, code)
-    many = m.op(m.AFFINITY, m.u32(5000) + bytes(5000))
+    many = m.op(m.AFFINITY, m.blob(bytes(5000)))
     assert box.start(plan_of(box.ops(["true"], late=[many]))).a == m.AFFINITY
 
 
@@ -82,14 +84,12 @@ def test_initial_affinity_is_set_before_everything_else(box: Box) -> None:
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("needs two CPUs")
-    first, last = (
-        m.u32(1 + cpu // 8) + bytes(cpu // 8) + bytes([1 << cpu % 8]) for cpu in (cpus[0], cpus[-1])
-    )
-    early = [m.with_flags(m.op(m.AFFINITY, first), 1)]
+    first, last = (m.blob(bytes(cpu // 8) + bytes([1 << cpu % 8])) for cpu in (cpus[0], cpus[-1]))
+    early = [m.op(m.FIRST_AFFINITY, first)]
     output = run(box, "grep Cpus_allowed_list /proc/self/status", early=early)
     assert output.split() == ["Cpus_allowed_list:", str(cpus[0])]
     # An impossible one is noticed although no operation has run yet.
-    early = [m.with_flags(m.op(m.AFFINITY, m.u32(1) + b"\0"), 1)]
+    early = [m.op(m.FIRST_AFFINITY, m.blob(b"\0"))]
     assert box.start(plan_of(box.ops(["true"], early=early))).a == 105
     late = [m.op(m.AFFINITY, last)]
     output = run(box, "grep Cpus_allowed_list /proc/self/status", late=late)
@@ -102,7 +102,8 @@ def test_label_of_a_module_that_is_not_there_fails_with_its_stage(box: Box) -> N
     for code, module in ((m.APPARMOR, "apparmor"), (m.SELINUX, "selinux")):
         if module in present:
             continue
-        reply = box.start(plan_of(box.ops(["true"], late=[m.op(code, m.text("label"))])))
+        label = m.op(code, m.text("label"), m.texts(["none/exec", "exec"]), m.text("label"))
+        reply = box.start(plan_of(box.ops(["true"], late=[label])))
         assert (reply.kind, reply.a, reply.body) == (m.FAILED, code, b"label")
 
 
@@ -117,8 +118,8 @@ def test_hooks_run_in_the_container_with_its_state(box: Box, tmp_path: Path) -> 
     script.chmod(0o755)
     inner = "cat > /state; hostname > /name"
     ops = box.ops(["sleep", "1000"], after=[m.op(m.HOSTNAME, m.text("web"))])
-    ops.insert(ops.index(m.op(m.PIVOT)), hook(3, str(script), ["hook", "word"]))
-    ops.insert(-1, hook(4, "/bin/sh", ["sh", "-c", inner]))
+    ops.insert(ops.index(m.op(m.PIVOT)), hook(str(script), ["hook", "word"]))
+    ops.insert(-1, hook("/bin/sh", ["sh", "-c", inner]))
     begun = box.start(plan_of(ops))
     assert begun.kind == m.STARTED, begun
     state, line = seen.read_text().split("}")
@@ -131,7 +132,7 @@ def test_hooks_run_in_the_container_with_its_state(box: Box, tmp_path: Path) -> 
 
 def test_start_hook_runs_after_the_release_only(box: Box) -> None:
     ops = box.ops(["sleep", "1000"])
-    ops.insert(-1, hook(4, "/bin/touch", ["touch", "/ran"]))
+    ops.insert(-1, hook("/bin/touch", ["touch", "/ran"]))
     assert box.start(plan_of(ops), flags=m.HOLD).kind == m.CREATED
     assert not (box.folder / "upper/ran").exists()
     assert box.ask(m.RELEASE).kind == m.STARTED
@@ -144,23 +145,24 @@ def test_start_hook_runs_after_the_release_only(box: Box) -> None:
         (["sh", "-c", "exit 3"], 125, b"ended with code 3"),
         (["sh", "-c", "kill -9 $$"], 125, b"ended with signal 9"),
         (["sh", "-c", "sleep 1000"], 110, b"/bin/sh"),
-        (["word"] * 2000, 125, b"ended with code"),
+        (["no-applet"] * 2000, 125, b"ended with code"),
     ],
 )
-@pytest.mark.parametrize("stage", [3, 4])
+@pytest.mark.parametrize("is_inside", [False, True])
 def test_failing_hook_fails_the_start(
-    box: Box, argv: list[str], error: int, words: bytes, stage: int
+    box: Box, argv: list[str], error: int, words: bytes, is_inside: bool
 ) -> None:
     ops = box.ops(["true"])
-    at = ops.index(m.op(m.PIVOT)) if stage == 3 else -1
-    ops.insert(at, hook(stage, "/bin/sh", argv, timeout=1 if error == 110 else 60))
+    at = -1 if is_inside else ops.index(m.op(m.PIVOT))
+    ops.insert(at, hook("/bin/sh", argv, timeout=1 if error == 110 else 60))
     reply = box.start(plan_of(ops))
     assert (reply.kind, reply.arg, reply.a) == (m.FAILED, error, m.HOOKS)
     assert words in reply.body
 
 
-def test_hook_of_another_stage_or_with_a_huge_state_is_refused(box: Box) -> None:
-    for bad, error in ((hook(1, "/bin/true", []), 22), (hook(3, "/x", [], state="y" * 70000), 7)):
+def test_hook_of_the_host_or_with_a_huge_state_is_refused(box: Box) -> None:
+    of_host, huge = hook("/bin/true", [], flags=1), hook("/x", [], state="y" * 70000)
+    for bad, error in ((of_host, 22), (huge, 7)):
         ops = box.ops(["true"])
         ops.insert(ops.index(m.op(m.PIVOT)), bad)
         reply = box.start(plan_of(ops))
@@ -188,9 +190,9 @@ def test_seccomp_listener_is_sent_with_the_state(box: Box, tmp_path: Path) -> No
     listener.bind(str(address))
     listener.listen(1)
     listener.settimeout(m.PATIENCE_S)
-    state = '{"fds":["seccompFd"],"pid":@PID@}'
+    state = ['{"fds":["seccompFd"],"pid":', "}"]
     late = [
-        m.op(m.NOTIFY, m.text(str(address)), m.text(state)),
+        m.op(m.NOTIFY, m.text(str(address)), m.texts(state)),
         m.op(m.SECCOMP, m.u32(NEW_LISTENER), m.text(str(path))),
         m.caps(m.DEFAULT_CAPS),
     ]
@@ -220,10 +222,10 @@ def test_listener_without_its_other_half_is_refused(
         listener.bind(str(address))
         listener.listen(1)
         if has_socket:
-            late.insert(0, m.op(m.NOTIFY, m.text(str(address)), m.text("{}")))
+            late.insert(0, m.op(m.NOTIFY, m.text(str(address)), m.texts(["{}"])))
         reply = box.start(plan_of(box.ops(["true"], late=late)))
     assert (reply.kind, reply.arg, reply.a) == (m.FAILED, 22, m.SECCOMP)
-    late = [m.op(m.NOTIFY, m.text(str(tmp_path / "none")), m.text("{}"))]
+    late = [m.op(m.NOTIFY, m.text(str(tmp_path / "none")), m.texts(["{}"]))]
     reply = box.start(plan_of(box.ops(["true"], late=late)))
     assert (reply.kind, reply.arg, reply.a) == (m.FAILED, 2, 105)
 
@@ -346,7 +348,7 @@ def subreaper() -> Iterator[None]:
 STDIO = m.op(m.STDIO, m.u32(1), m.u32(0))
 
 
-def bundle(box: Box, argv: Sequence[str], **ops: object) -> list[bytes]:
+def bundle(box: Box, argv: Sequence[str], **ops: object) -> list[Operation]:
     """The operations of a container without a log."""
     return [STDIO, *box.ops(argv, **ops)[1:]]  # type: ignore[arg-type]
 
@@ -367,7 +369,7 @@ def test_launcher_alone_makes_a_child_of_its_caller(alone: Alone, box: Box) -> N
 @pytest.mark.usefixtures("subreaper")
 def test_launcher_alone_holds_until_it_is_released(alone: Alone, box: Box) -> None:
     ops = bundle(box, ["sleep", "1000"])
-    ops.insert(-1, hook(4, "/bin/touch", ["touch", "/ran"]))
+    ops.insert(-1, hook("/bin/touch", ["touch", "/ran"]))
     reply = alone.launch(plan_of(ops), holds=True)
     assert reply.kind == m.CREATED
     stat = Path(f"/proc/{reply.a}/stat").read_text().rsplit(")", 1)[1].split()

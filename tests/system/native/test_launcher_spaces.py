@@ -32,7 +32,8 @@ def run(box: Box, script: str, flags: int = m.DEFAULT_FLAGS, **ops: object) -> s
 
 def mapped(box: Box) -> None:
     """The root's layers, seen through the container's maps."""
-    box.root_op = m.with_flags(box.root_op, 1)
+    os.chown(box.folder / "upper", BASE, BASE)
+    box.root_op = m.overlay([box.lower], *box.own_layers, is_mapped=True)
 
 
 def inode(kind: str, pid: int | str = "self") -> int:
@@ -114,14 +115,14 @@ def test_bind_and_masks_work_in_a_user_namespace(box: Box, tmp_path: Path) -> No
 def test_user_and_output_follow_the_maps(box: Box) -> None:
     mapped(box)
     script = "echo direct > /proc/self/fd/1; id -u; id -g; id -G"
-    late = [m.caps(0), m.user(1000, 1001, [7])]
-    output = run(box, script, USER_FLAGS, early=[IDMAP], late=late)
+    late = [m.user(1000, 1001, [7]), m.caps(0)]
+    output = run(box, script, USER_FLAGS, early=[IDMAP], late=late, owner=BASE + 1000)
     assert output.split("\n") == ["direct", "1000", "1001", "1001 7"]
 
 
 def test_oom_score_is_set_in_a_user_namespace(box: Box) -> None:
     mapped(box)
-    late = [m.op(m.OOM_SCORE, m.u32(55))]
+    late = [m.op(m.OOM_SCORE, m.text("55"))]
     output = run(box, "cat /proc/self/oom_score_adj", USER_FLAGS, early=[IDMAP], late=late)
     assert output == "55"
 
@@ -206,11 +207,13 @@ def test_all_namespaces_of_another_process_are_joined(
         )
     ]  # fmt: skip
     ops = [
-        m.op(m.LOG, m.text(str(other.log)), m.u64(0)),
+        m.log(str(other.log)),
         *joins,
         m.op(m.CWD, m.text("/root")),
-        m.caps(m.DEFAULT_CAPS),
+        m.sealed(),
         m.user(0, 0),
+        m.caps(m.DEFAULT_CAPS),
+        m.HOLDING,
         m.execute(["sh", "-c", "pwd; id -u; ps | grep -c sleep; echo $$"]),
     ]
     reply = other.start(plan_of(ops, 0))
@@ -232,8 +235,8 @@ def test_namespace_that_is_not_there_fails_with_its_path(box: Box) -> None:
 
 def test_clocks_are_moved_in_a_time_namespace(box: Box) -> None:
     early = [
-        m.op(m.TIMENS, m.u32(7), m.u64(1_000_000), m.u32(0)),
-        m.op(m.TIMENS, m.u32(1), m.u64(2_000_000), m.u32(5)),
+        m.op(m.TIMENS, m.text("7 1000000 0\n")),
+        m.op(m.TIMENS, m.text("1 2000000 5\n")),
     ]
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     flags = m.DEFAULT_FLAGS | m.NEWTIME
@@ -247,7 +250,7 @@ def test_clocks_are_moved_in_a_time_namespace(box: Box) -> None:
 
 
 def test_bad_clock_is_refused_with_its_stage(box: Box) -> None:
-    early = [m.op(m.TIMENS, m.u32(3), m.u64(1), m.u32(0))]
+    early = [m.op(m.TIMENS, m.text("3 1 0\n"))]
     reply = box.start(plan_of(box.ops(["true"], early=early), m.DEFAULT_FLAGS | m.NEWTIME))
     assert (reply.kind, reply.a) == (m.FAILED, m.TIMENS)
     # Offsets without a namespace to have them.
@@ -266,19 +269,13 @@ def test_idmapped_bind_shows_other_owners(box: Box, tmp_path: Path) -> None:
     folder = tmp_path / "volume"
     folder.mkdir()
     (folder / "file").write_text("x")
-    bind = m.op(
-        m.IDMAP_BIND, m.text(str(folder)), m.text("/data"), m.u64(0), m.u64(0), m.u32(7),
-        m.text("0 5000 10\n"), m.text("0 6000 10\n"),
-    )  # fmt: skip
+    bind = m.bind(str(folder), "/data", maps=("0 5000 10\n", "0 6000 10\n"))
     script = "stat -c %u:%g /data/file; touch /data/new 2>/dev/null || echo refused"
     output = run(box, script, after=[bind])
     assert output.split()[0] == "5000:6000"
-    bad = m.op(
-        m.IDMAP_BIND, m.text(str(folder)), m.text("/data"), m.u64(0), m.u64(0), m.u32(7),
-        m.text("nonsense"), m.text("0 6000 10\n"),
-    )  # fmt: skip
+    bad = m.bind(str(folder), "/data", maps=("nonsense", "0 6000 10\n"))
     reply = box.start(plan_of(box.ops(["true"], after=[bad])))
-    assert (reply.kind, reply.arg, reply.a) == (m.FAILED, 22, m.IDMAP_BIND)
+    assert (reply.kind, reply.arg, reply.a) == (m.FAILED, 22, m.BIND)
 
 
 def test_attributes_and_propagation_of_binds(box: Box, tmp_path: Path) -> None:
@@ -367,7 +364,7 @@ def test_container_in_a_user_namespace_joins_its_cgroup(
         # Made by a helper on the way.
         early, flags = [], m.DEFAULT_FLAGS & ~m.NEWPID
         early.append(m.op(m.SETNS, m.u32(m.NEWPID), m.text(f"/proc/{neighbour}/ns/pid")))
-        box.root_op = m.with_flags(box.root_op, 0)
+        box.root_op = m.overlay([box.lower], *box.own_layers)
     begun = box.start(
         plan_of(box.ops(["sleep", "1000"], early=early), flags),
         flags=m.UNIFIED if kind == "v2" else 0,

@@ -118,16 +118,16 @@ def test_exec_of_what_is_not_there_names_the_program(box: Box, group: Group) -> 
         (m.mount("tmpfs", "/x", 0, ["size=lots"]), m.MOUNT, 22, b"/x"),
         (m.bind("/no/such/source", "/x"), m.BIND, 2, b"/no/such/source"),
         (m.bind("/etc", "/x/y", flags=1), m.BIND, 2, b"/x/y"),
-        (m.op(m.SYSCTL, m.text("net.no.such"), m.text("1")), m.SYSCTL, 2, b"net.no.such"),
-        (m.op(m.SYSCTL, m.text("net/../../sysrq-trigger"), m.text("h")), m.SYSCTL, 18, b"net/"),
+        (m.sysctl("net.no.such", "1"), m.SYSCTL, 2, b"net.no.such"),
+        (m.sysctl("net/", "h", "net/../../sysrq-trigger"), m.SYSCTL, 18, b"net/"),
         (m.op(m.SETNS, m.u32(m.NEWNET), m.text("")), m.SETNS, 3, b""),
         (m.op(m.CWD, m.text("/missing")), m.CWD, 2, b"/missing"),
-        (m.op(m.RLIMIT, m.u32(99), m.u64(1), m.u64(1)), m.RLIMIT, 22, b"rlimit 99"),
+        (m.op(m.RLIMIT, m.text("MANY"), m.u32(99), m.u64(1), m.u64(1)), m.RLIMIT, 22, b"MANY"),
     ],
     ids=("fs", "option", "source", "dest", "sysctl", "sysctl-up", "netns", "cwd", "rlimit"),
 )  # fmt: skip
 def test_start_with_a_stage_that_fails_names_it(
-    box: Box, operation: bytes, code: int, error: int, detail: bytes
+    box: Box, operation: m.Operation, code: int, error: int, detail: bytes
 ) -> None:
     reply = box.start(plan_of(box.ops(["true"], after=[operation])))
     assert (reply.kind, reply.arg, reply.a) == (m.FAILED, error, code)
@@ -368,7 +368,7 @@ def test_malformed_messages_are_refused_and_the_connection_goes_on(client: Clien
         assert client.ask(Message(kind)).arg == 71
     assert client.ask(Message(m.HELLO, body=bytes(1 << 16))).kind == m.OK
     client.socket.send(Message(m.HELLO, body=bytes((1 << 16) + 1)).encode())
-    assert m.decode(client.socket.recv(1 << 17)).arg == 71
+    assert m.decode(client.socket.recv(1 << 17)).arg == 90
     assert client.ask(Message(m.SETUP, arg=1)).arg == 71
     assert client.ask(Message(m.SETUP, arg=m.NEWUTS, body=b"a\0b")).arg == 71
 
@@ -403,9 +403,9 @@ def test_random_messages_never_end_the_monitor(
 
 
 def test_plan_cut_anywhere_is_refused(box: Box) -> None:
-    plan = plan_of([*box.ops(["true"], late=[m.caps(0), m.user(0, 0, [1, 2])])])
+    plan = plan_of([*box.ops(["true"], late=[m.user(0, 0, [1, 2]), m.caps(0)])])
     for length in range(len(plan)):
-        header = plan[:12] + m.u32(length) + plan[16:32]
+        header = plan[:12] + struct.pack("=I", length) + plan[16:32]
         for cut in (plan[:length], (header + plan[32:length])[:length]):
             reply = box.start(cut)
             assert (reply.kind, reply.a) == (m.FAILED, 100), length
@@ -416,7 +416,7 @@ def test_plan_with_random_bytes_changed_never_ends_the_monitor(
 ) -> None:
     dice = random.Random(9)
     plan = plan_of(
-        box.ops(["true"], late=[m.caps(0), m.user(0, 0, [1])], mounts=m.STANDARD_MOUNTS[:3])
+        box.ops(["true"], late=[m.user(0, 0, [1]), m.caps(0)], mounts=m.STANDARD_MOUNTS[:3])
     )
     for _ in range(rounds(150, 5_000)):
         broken = bytearray(plan)
@@ -622,10 +622,8 @@ def test_full_disk_refuses_starts_and_loses_no_exit(
         for name in ("upper", "work"):
             (tmp_path / name).mkdir()
         box.log = tmp_path / "log"
-        box.root_op = m.op(
-            m.ROOT_OVERLAY, m.texts([str(busybox_root)]), m.text(str(tmp_path / "upper")),
-            m.text(str(tmp_path / "work")), m.texts([]),
-        )  # fmt: skip
+        own = (str(tmp_path / "upper"), str(tmp_path / "work"))
+        box.root_op = m.overlay([str(busybox_root)], *own)
         filler = folder / "filler"
         plan = plan_of(box.ops(["sleep", "100"]))
         assert box.start(plan).kind == m.STARTED

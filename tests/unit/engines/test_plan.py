@@ -98,19 +98,60 @@ def test_compile_orders_the_operations() -> None:
     assert plan.clone_flags == 0x6E020000
     assert codes(plan) == [
         "LOG", "ROOT_OVERLAY", "MOUNT", "SYMLINK", "DEVICE", "HOSTNAME", "SYSCTL", "MASK",
-        "READONLY", "PIVOT", "KEYRING", "UMASK", "CWD", "CAPS", "USER", "EXEC",
+        "READONLY", "PIVOT", "KEYRING", "CWD", "SEAL", "USER", "CAPS", "HOLD", "EXEC",
     ]  # fmt: skip
-    assert fields_of(plan, OpCode.ROOT_OVERLAY) == [(("/top", "/low"), "/upper", "/work", ())]
+    own = ("upperdir=/upper", "workdir=/work")
+    data = "lowerdir=/top:/low,upperdir=/upper,workdir=/work"
+    assert fields_of(plan, OpCode.ROOT_OVERLAY) == [
+        ("/upper", ("lowerdir+=/top", "lowerdir+=/low", *own), data, ())
+    ]
+    assert fields_of(plan, OpCode.LOG) == [("/ctr.log", 0, 5)]
     assert fields_of(plan, OpCode.USER) == [(5, 6, (6, 7))]
     # A capability that no kernel has is left out.
     assert fields_of(plan, OpCode.CAPS) == [(0b100001, 1, 1, 0, 0)]
-    assert fields_of(plan, OpCode.EXEC) == [(("sleep", "1"), ("PATH=/bin",))]
+    assert fields_of(plan, OpCode.EXEC) == [(("sleep", "1"), ("PATH=/bin",), ("/bin/sleep",))]
 
 
 def test_compile_same_container_twice_gives_the_same_bytes() -> None:
     assert compile_plan(BASE, root=ROOT, log_path="/l") == compile_plan(
         oci.decode(oci.encode(BASE)), root=ROOT, log_path="/l"
     )
+
+
+def test_compile_overlay_escapes_what_separates_paths_for_old_kernels() -> None:
+    root = OverlayRoot(lower=("/a:b,c", "/d\\"), upper="/e:f,g", work="/w")
+    ((place, options, data, mapped),) = fields_of(compiled(root=root), OpCode.ROOT_OVERLAY)
+    assert (place, mapped) == ("/e:f,g", ())
+    assert options == ("lowerdir+=/a:b,c", "lowerdir+=/d\\", "upperdir=/e:f,g", "workdir=/w")
+    assert data == r"lowerdir=/a\:b\,c:/d\\,upperdir=/e:f\,g,workdir=/w"
+    many = OverlayRoot(lower=tuple(f"/{number:0100}" for number in range(50)))
+    ((place, _options, data, _mapped),) = fields_of(compiled(root=many), OpCode.ROOT_OVERLAY)
+    assert (place, data) == (many.lower[0], "")
+    with pytest.raises(InvalidConfig, match="layer"):
+        compiled(root=OverlayRoot(lower=()))
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "expected"),
+    [
+        (("/x/y",), ("PATH=/bin",), ("/x/y",)),
+        (("x/y",), (), ("x/y",)),
+        (("x",), ("A=1", "PATH=/a::/b", "PATH=/c"), ("/a/x", "./x", "/b/x")),
+        (("x",), ("PATH=",), ("./x",)),
+        (("",), ("PATH=/a",), ()),
+    ],
+)
+def test_compile_program_is_sought_in_its_path(
+    args: tuple[str, ...], env: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    plan = compiled(changed(process__args=args, process__env=env))
+    assert fields_of(plan, OpCode.EXEC) == [(args, env, expected)]
+
+
+def test_compile_program_without_a_path_is_sought_where_shells_do() -> None:
+    ((_args, _env, places),) = fields_of(compiled(changed(process__env=())), OpCode.EXEC)
+    assert isinstance(places, tuple)
+    assert places[0] == "/usr/local/sbin/sleep" and places[-1] == "/bin/sleep"
 
 
 def test_compile_bind_root_binds_it() -> None:
@@ -142,8 +183,8 @@ SECCOMP = oci.Seccomp(default_action="SCMP_ACT_ALLOW", flags=("SECCOMP_FILTER_FL
 @pytest.mark.parametrize(
     ("no_new_privileges", "expected"),
     [
-        (False, ["SECCOMP", "CAPS", "USER", "EXEC"]),
-        (True, ["CAPS", "USER", "NO_NEW_PRIVS", "SECCOMP", "EXEC"]),
+        (False, ["SEAL", "SECCOMP", "USER", "CAPS", "HOLD", "EXEC"]),
+        (True, ["SEAL", "USER", "CAPS", "NO_NEW_PRIVS", "SECCOMP", "HOLD", "EXEC"]),
     ],
 )
 def test_compile_filter_comes_as_late_as_it_can(
@@ -163,8 +204,8 @@ def test_compile_filter_that_is_missing_is_never_left_out() -> None:
 def test_compile_limits_and_scores() -> None:
     limit = oci.Rlimit(type="RLIMIT_NOFILE", soft=10, hard=(1 << 64) - 1)
     plan = compiled(changed(process__rlimits=(limit,), process__oom_score_adj=-5))
-    assert fields_of(plan, OpCode.RLIMIT) == [(7, 10, (1 << 64) - 1)]
-    assert fields_of(plan, OpCode.OOM_SCORE) == [(0xFFFFFFFB,)]
+    assert fields_of(plan, OpCode.RLIMIT) == [("RLIMIT_NOFILE", 7, 10, (1 << 64) - 1)]
+    assert fields_of(plan, OpCode.OOM_SCORE) == [("-5",)]
 
 
 def test_compile_mount_attributes_and_data_are_told_apart() -> None:
@@ -190,7 +231,7 @@ def test_compile_mount_attributes_and_data_are_told_apart() -> None:
 )
 def test_compile_bind_options(options: tuple[str, ...], expected: tuple[int, ...]) -> None:
     mount = oci.Mount(destination="/x", type="bind", source="/src", options=options)
-    assert mounts_of(mount) == [Op(OpCode.BIND, ("/src", "/x", *expected))]
+    assert mounts_of(mount) == [Op(OpCode.BIND, ("/src", "/x", *expected, "", ""))]
 
 
 def test_compile_pods_memory_comes_from_the_monitor() -> None:

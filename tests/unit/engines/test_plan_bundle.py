@@ -48,7 +48,8 @@ def test_compile_bundle_orders_the_operations() -> None:
     plan = compiled(spec, filter_path="/f")
     assert codes_of(plan) == [
         "IDMAP", "STDIO", "ROOT_BIND", "MOUNT", "SYMLINK", "DEVICE", "TERMINAL", "HOSTNAME", "MASK",
-        "HOOKS", "PIVOT", "KEYRING", "UMASK", "CWD", "NOTIFY", "SECCOMP", "CAPS", "USER", "HOOKS",
+        "HOOKS", "PIVOT", "KEYRING", "CWD", "SEAL", "HOLD", "NOTIFY", "SECCOMP", "USER", "CAPS",
+        "HOOKS",
         "EXEC",
     ]  # fmt: skip
     assert plan.flags == 1
@@ -115,15 +116,19 @@ def test_compile_console_size_without_terminal_has_no_effect() -> None:
     assert compiled(changed(process__console_size=oci.Box(height=1 << 40))) == compiled()
 
 
+def document_of(texts: object) -> Any:
+    """What the launcher makes of a state's pieces."""
+    assert isinstance(texts, tuple)
+    return json.loads("77".join(texts))
+
+
 def test_compile_hooks_read_the_state_of_their_stage() -> None:
     plan = compiled(changed(hooks=HOOKS))
     first, second = ops_of(plan, OpCode.HOOKS)
-    assert first.fields[:5] == (3, "/bin/hook", ("hook", "x"), ("A=1",), 3)
-    assert second.fields[:5] == (4, "/other", ("/other",), (), 0)
+    assert first.fields[:4] == ("/bin/hook", ("hook", "x"), ("A=1",), 3)
+    assert second.fields[:4] == ("/other", ("/other",), (), 0)
     for op, status in ((first, "creating"), (second, "created")):
-        text = op.fields[5]
-        assert isinstance(text, str)
-        assert json.loads(text.replace("@PID@", "77")) == {
+        assert document_of(op.fields[4]) == {
             "ociVersion": oci.OCI_VERSION,
             "id": "c1",
             "status": status,
@@ -141,9 +146,9 @@ def test_compile_hooks_of_the_runtime_are_no_operations() -> None:
 def test_compile_agent_gets_the_state_and_the_filter_makes_a_listener() -> None:
     plan = compiled(changed(linux__seccomp=AGENT), filter_path="/f")
     assert only(plan, OpCode.SECCOMP).fields == (8, "/f")
-    path, text = only(plan, OpCode.NOTIFY).fields
-    assert path == "/run/agent" and isinstance(text, str)
-    document = json.loads(text.replace("@PID@", "77"))
+    path, texts = only(plan, OpCode.NOTIFY).fields
+    assert path == "/run/agent"
+    document = document_of(texts)
     assert document["fds"] == ["seccompFd"] and document["metadata"] == "m"
     assert document["state"]["id"] == "c1" and document["state"]["status"] == "creating"
     assert document["pid"] == document["state"]["pid"] == 77
@@ -179,13 +184,15 @@ def test_compile_cgroup_mount_with_a_namespace_is_one_of_the_kernel() -> None:
 
 def test_compile_cgroup_mount_of_v1_without_a_namespace_shows_its_own_alone() -> None:
     _, own = cgroup_ops(V1)
-    assert own == Op(OpCode.BIND, (f"{TOP}/cpu,cpuacct/mine", f"{TOP}/cpu,cpuacct", 3, 0, 6))
+    assert own == Op(
+        OpCode.BIND, (f"{TOP}/cpu,cpuacct/mine", f"{TOP}/cpu,cpuacct", 3, 0, 6, "", "")
+    )
 
 
 def test_compile_cgroup_mount_of_v2_without_a_namespace_is_the_hosts_if_it_may_be() -> None:
     assert [op.fields[0] for op in cgroup_ops(V2)] == ["cgroup2"]
     assert cgroup_ops(V2, "user", base=IN_USERNS) == [
-        Op(OpCode.BIND, (f"{TOP}/mine", TOP, 3, 0, 6))
+        Op(OpCode.BIND, (f"{TOP}/mine", TOP, 3, 0, 6, "", ""))
     ]
 
 
@@ -200,17 +207,16 @@ def test_compile_exec_joins_and_becomes_who_it_is_to_be() -> None:
     names = {"user": "/n/user", "mount": "/n/mnt", "pid": "/n/pid", "network": "/n/net"}
     plan = decode_plan(compile_exec(process, namespaces=names, preserve_fds=2))
     assert codes_of(plan) == [
-        "STDIO", "AFFINITY", "SETNS", "AFFINITY", "KEYRING", "UMASK", "CWD", "CAPS", "USER",
-        "NO_NEW_PRIVS", "EXEC",
+        "STDIO", "FIRST_AFFINITY", "SETNS", "AFFINITY", "KEYRING", "CWD", "SEAL", "USER", "CAPS",
+        "NO_NEW_PRIVS", "HOLD", "EXEC",
     ]  # fmt: skip
     assert plan.ops[0].fields == (1, 2)
     # Whose namespace the others are, nobody may join after having left the host's.
     assert [op.fields[1] for op in ops_of(plan, OpCode.SETNS)] == [
         "/n/net", "/n/pid", "/n/mnt", "/n/user",
     ]  # fmt: skip
-    first, last = ops_of(plan, OpCode.AFFINITY)
-    assert (first.flags, first.fields[0]) == (1, b"\1" + bytes(7))
-    assert (last.flags, last.fields[0]) == (0, b"\2\1" + bytes(6))
+    assert only(plan, OpCode.FIRST_AFFINITY).fields == (b"\1" + bytes(7),)
+    assert only(plan, OpCode.AFFINITY).fields == (b"\2\1" + bytes(6),)
 
 
 def test_compile_exec_with_terminal_and_filter() -> None:
@@ -253,7 +259,7 @@ def test_warnings_name_capabilities_that_are_not_granted() -> None:
 
 def test_compile_user_namespace_is_mapped_first() -> None:
     plan = compiled(IN_USERNS)
-    assert plan.ops[0] == Op(OpCode.IDMAP, ("0 1000 100\n", "0 1000 100\n", 0))
+    assert plan.ops[0] == Op(OpCode.IDMAP, ("0 1000 100\n", "0 1000 100\n"))
     assert plan.clone_flags & CLONE_FLAGS["user"]
 
 

@@ -12,7 +12,8 @@ from podrt.engines.plan_ops import Op, OpCode
 from podrt.errors import InvalidConfig, Unsupported
 from podrt.model import runtimespec as oci
 
-MOUNTING = (OpCode.MOUNT, OpCode.BIND, OpCode.IDMAP_BIND, OpCode.MOUNT_ATTR)
+MOUNTING = (OpCode.MOUNT, OpCode.BIND, OpCode.MOUNT_ATTR)
+UNMAPPED = ("", "")
 # Source: runtime-spec config.md, the table of "Linux mount options".
 TABLE = (
     "async atime bind defaults dev diratime dirsync exec iversion lazytime loud noatime nodev "
@@ -42,7 +43,7 @@ def bound(*options: str, **fields: Any) -> list[Op]:
 def test_compile_every_option_of_the_table_is_known(word: str) -> None:
     if word in ("idmap", "ridmap"):
         (op,) = bound("bind", word, base=IN_USERNS)
-        assert op.code is OpCode.IDMAP_BIND
+        assert op.code is OpCode.BIND and op.fields[5:] == ("0 1000 100\n",) * 2
         return
     found = bound(word) if word.endswith("bind") else mounted(word)
     # None of them is handed to the file system but those that are its own.
@@ -117,7 +118,7 @@ def test_compile_copy_up_is_a_flag_of_a_tmpfs() -> None:
 def test_compile_bind_gets_attributes_for_itself_or_for_all(
     options: tuple[str, ...], fields: tuple[int, ...], after: tuple[int, ...] | None
 ) -> None:
-    expected = [Op(OpCode.BIND, ("/src", "/x", *fields))]
+    expected = [Op(OpCode.BIND, ("/src", "/x", *fields, *UNMAPPED))]
     if after:
         expected.append(Op(OpCode.MOUNT_ATTR, ("/x", *after)))
     assert bound(*options) == expected
@@ -171,7 +172,7 @@ def test_compile_idmapped_bind_takes_its_own_map_or_the_containers(
     options: tuple[str, ...], fields: dict[str, Any], how: int, text: str
 ) -> None:
     assert bound(*options, base=IN_USERNS, **fields) == [
-        Op(OpCode.IDMAP_BIND, ("/src", "/x", 0, 0, how, text, text))
+        Op(OpCode.BIND, ("/src", "/x", 0, 0, how, text, text))
     ]
 
 
@@ -208,7 +209,7 @@ def test_compile_mount_that_cannot_be_is_refused_by_field(
 
 def test_compile_relative_paths_start_at_the_bundle_and_at_the_root() -> None:
     assert bound("bind", source="data", destination="x/y") == [
-        Op(OpCode.BIND, ("/bundle/data", "/x/y", 0, 0, 6))
+        Op(OpCode.BIND, ("/bundle/data", "/x/y", 0, 0, 6, *UNMAPPED))
     ]
 
 

@@ -36,11 +36,12 @@ def ops_of(code: OpCode) -> st.SearchStrategy[Op]:
 
 
 any_op = st.sampled_from([code for code in OpCode if code is not OpCode.EXEC]).flatmap(ops_of)
-EXEC = Op(OpCode.EXEC, (("sh", "-c", "true"), ("PATH=/bin",)))
+EXEC = Op(OpCode.EXEC, (("sh", "-c", "true"), ("PATH=/bin",), ("/bin/sh",)))
+END = (Op(OpCode.SEAL, (0o22,)), Op(OpCode.HOLD), EXEC)
 plans = st.builds(
     Plan,
     st.integers(0, (1 << 32) - 1),
-    st.lists(any_op, max_size=12).map(lambda ops: (*ops, EXEC)),
+    st.lists(any_op, max_size=12).map(lambda ops: (*ops, *END)),
     st.integers(0, 3),
 )
 
@@ -82,40 +83,61 @@ def test_decode_noise_is_refused(data: bytes) -> None:
 def raw_plan(*ops: bytes, count: int | None = None) -> bytes:
     total = plan_ops.HEADER.size + sum(map(len, ops))
     number = len(ops) if count is None else count
-    return plan_ops.HEADER.pack(
-        plan_ops.MAGIC, plan_ops.PLAN_VERSION, total, number, 0, 0, 0
-    ) + b"".join(ops)
+    head = (plan_ops.MAGIC, plan_ops.PLAN_VERSION, total, number, 0, 0, ROOM)
+    return plan_ops.HEADER.pack(*head) + b"".join(ops)
 
 
-def raw_op(code: int, payload: bytes, length: int | None = None) -> bytes:
-    size = 8 + len(payload) if length is None else length
-    return struct.pack("=HHI", code, 0, size) + payload
+def raw_op(code: int, payload: bytes, length: int | None = None, tree: int = 0) -> bytes:
+    size = 16 + len(payload) if length is None else length
+    return struct.pack("=HHIQ", code, 0, size, tree) + payload
 
 
-LAST = plan_ops.encode_op(EXEC)
+def slots(*values: int) -> bytes:
+    return struct.pack(f"={len(values)}Q", *values)
+
+
+ROOM = 4 + 2 + 2  # what EXEC's lists need
+SEAL, HOLD, RUN = (plan_ops.encode_op(op) for op in END)
+
+
+def plan_with(op: bytes) -> bytes:
+    return raw_plan(op, SEAL, HOLD, RUN)
+
+
+def test_decode_plan_of_parts_is_accepted() -> None:
+    """What the malformed ones below differ from."""
+    assert decode_plan(raw_plan(SEAL, HOLD, RUN)).ops == END
+    assert len(decode_plan(plan_with(raw_op(OpCode.STDIO, slots(1, 2)))).ops) == 4
 
 
 @pytest.mark.parametrize(
     "data",
     [
         raw_plan(),
-        raw_plan(LAST, LAST),
-        raw_plan(LAST, count=2),
-        raw_plan(LAST, count=0),
-        raw_plan(plan_ops.encode_op(Op(OpCode.PIVOT))),
-        raw_plan(plan_ops.encode_op(Op(OpCode.EXEC, ((), ())))),
-        raw_plan(raw_op(0, b""), LAST),
-        raw_plan(raw_op(38, b""), LAST),
-        raw_plan(raw_op(OpCode.PIVOT, b"", 0), LAST),
-        raw_plan(raw_op(OpCode.PIVOT, b"", 1 << 31), LAST),
-        raw_plan(raw_op(OpCode.PIVOT, bytes(8)), LAST),
-        raw_plan(raw_op(OpCode.PIVOT, b"\1" * 8), LAST),
-        raw_plan(raw_op(OpCode.UMASK, struct.pack("=II", 18, 1)), LAST),
-        raw_plan(raw_op(OpCode.MASK, struct.pack("=I4s", 3, b"a\0b\0")), LAST),
-        raw_plan(raw_op(OpCode.MASK, struct.pack("=I4s", 3, b"abcd")), LAST),
-        raw_plan(raw_op(OpCode.MASK, struct.pack("=I4s", 0xFFFFFFFF, b"abcd")), LAST),
-        raw_plan(raw_op(OpCode.EXEC, struct.pack("=II", 0xFFFFFFFF, 0))),
-        raw_plan(raw_op(OpCode.USER, struct.pack("=4I", 0, 0, 0x40000000, 0)), LAST),
+        raw_plan(SEAL, HOLD, RUN, RUN),
+        raw_plan(SEAL, HOLD, RUN, count=4),
+        raw_plan(SEAL, HOLD, RUN, count=2),
+        raw_plan(SEAL, HOLD),
+        raw_plan(SEAL, RUN),
+        raw_plan(HOLD, RUN),
+        plan_with(plan_ops.encode_op(Op(OpCode.ROOT_OVERLAY, ("", ("a",), "", ())))),
+        raw_plan(SEAL, HOLD, plan_ops.encode_op(Op(OpCode.EXEC, ((), (), ("a",) * 5)))),
+        plan_with(raw_op(0, b"")),
+        plan_with(raw_op(38, b"")),
+        plan_with(raw_op(OpCode.PIVOT, b"", 0)),
+        plan_with(raw_op(OpCode.PIVOT, b"", 1 << 31)),
+        plan_with(raw_op(OpCode.PIVOT, b"", tree=1)),
+        plan_with(raw_op(OpCode.PIVOT, bytes(8))),
+        plan_with(raw_op(OpCode.PIVOT, b"\1" * 8)),
+        plan_with(raw_op(OpCode.STDIO, slots(1))),
+        plan_with(raw_op(OpCode.STDIO, slots(1, 1 << 32))),
+        plan_with(raw_op(OpCode.MASK, slots(0) + b"abcdefgh")),
+        plan_with(raw_op(OpCode.MASK, slots(1) + b"abcdefg\0")),
+        plan_with(raw_op(OpCode.MASK, slots(0) + b"abc\0def\0")),
+        plan_with(raw_op(OpCode.AFFINITY, slots(9, 0) + bytes(8))),
+        plan_with(raw_op(OpCode.AFFINITY, slots(8, 1) + bytes(8))),
+        plan_with(raw_op(OpCode.USER, slots(0, 0, 1 << 62, 0))),
+        plan_with(raw_op(OpCode.NOTIFY, slots(0, 1 << 63) + b"a\0b\0    ")),
     ],
 )
 def test_decode_malformed_plan_is_refused(data: bytes) -> None:
@@ -131,16 +153,17 @@ def test_encode_text_with_nul_is_refused() -> None:
 def test_encode_too_long_plan_is_refused() -> None:
     arguments = tuple(f"{number:1000}" for number in range(5000))
     with pytest.raises(LimitReached):
-        encode_plan([Op(OpCode.EXEC, (arguments, ()))], clone_flags=0)
+        encode_plan([Op(OpCode.EXEC, (arguments, (), ()))], clone_flags=0)
 
 
 def test_describe_shows_an_operation_a_line() -> None:
     ops = [
         Op(OpCode.SETNS, (0x40000000, "")),
         Op(OpCode.DEVICE, ("/dev/null", ord("c"), 1, 3, 0o666, 0, 0)),
-        Op(OpCode.OOM_SCORE, (plan_ops.unsigned_32(-5),)),
+        Op(OpCode.OOM_SCORE, ("-5",)),
         Op(OpCode.PIVOT, (), 1),
-        Op(OpCode.EXEC, (("sh", "-c", "two words\n"), ())),
+        *END[:2],
+        Op(OpCode.EXEC, (("sh", "-c", "two words\n"), (), ("/bin/sh",))),
     ]
     assert plan_ops.describe(encode_plan(ops, clone_flags=0x20020000)) == [
         "clone mount,pid",
@@ -148,7 +171,9 @@ def test_describe_shows_an_operation_a_line() -> None:
         "device /dev/null c 1 3 0666 0 0",
         "oom_score -5",
         "pivot flags=0x1",
-        r"exec [sh -c 'two words\n'] []",
+        "seal 0022",
+        "hold",
+        r"exec [sh -c 'two words\n'] [] [/bin/sh]",
     ]
 
 

@@ -44,7 +44,8 @@ def test_compile_joined_user_namespace_with_maps_shows_layers_through_them(
     assert plan.ops[1].fields[:2] == ("0 7000 100\n", "0 7000 100\n")
     # The user namespace is the last one to be joined.
     assert plan.ops[3].fields == (USER, joined)
-    assert plan.ops[codes.index(OpCode.ROOT_OVERLAY)].flags == 1
+    root = plan.ops[codes.index(OpCode.ROOT_OVERLAY)]
+    assert root.fields[2:] == ("", LAYERS.lower) and not str(root.fields[1]).count("lowerdir")
     assert not plan.clone_flags & USER
 
 
@@ -54,9 +55,7 @@ def test_compile_joined_user_namespace_otherwise_maps_nothing(
 ) -> None:
     plan = plan_of("/other", root, maps=maps)
     assert OpCode.IDMAP not in [op.code for op in plan.ops]
-    assert all(
-        op.flags == 0 for op in plan.ops if op.code in (OpCode.ROOT_OVERLAY, OpCode.ROOT_BIND)
-    )
+    assert not any(op.fields[3] for op in plan.ops if op.code is OpCode.ROOT_OVERLAY)
 
 
 def test_compile_user_outside_the_joined_maps_is_refused() -> None:
