@@ -13,18 +13,18 @@ from podrt.model.container import (
     ContainerConfig,
     Dependency,
     DependencyKind,
-    Device,
     InitKind,
     Mount,
-    MountKind,
     NamespaceMode,
     Namespaces,
     Security,
     Ulimit,
 )
-from podrt.model.ids import check_name
 
-from .flags import Parser, pairs, size_bytes, split_list, whole_number
+from .environment import add_environment_flags, environment_of, labels_of, merges_of
+from .etc_flags import add_etc_flags, etc_files_of
+from .flags import Parser, pairs, read_id, size_bytes, split_list, whole_number
+from .mount_flags import parse_device, parse_mount, parse_tmpfs, parse_volume
 from .resources import add_limit_flags, limits_of
 from .userns_flags import USERNS_LISTS, USERNS_WORDS, userns_of
 
@@ -46,16 +46,24 @@ _WORDS = (
     ("--pids-limit", "NUMBER", "number of processes; -1 unlimited"),
     ("--oom-score-adj", "NUMBER", "how likely it is killed for memory"),
     ("--cidfile", "FILE", "write the ID there"),
+    ("--pidfile", "FILE", "write the process ID there at every start"),
+    ("--pod-id-file", "FILE", "a file with the ID of the pod to be in"),
+    ("--personality", "NAME", "LINUX or LINUX32"),
+    ("--tz", "ZONE", "its time zone; local is the host's"),
+    ("--cgroupns", "private|host", "cgroup namespace"),
     ("--restart", "POLICY", "no"),
     ("--log-opt", "max-size=BYTES", "bound the log"),
 )
 _LISTS = (
-    (("--env", "-e"), "NAME=VALUE", "an environment variable"),
     (("--label", "-l"), "KEY=VALUE", "a label"),
+    (("--label-file",), "FILE", "a file with a label a line"),
     (("--annotation",), "KEY=VALUE", "an annotation"),
     (("--volume", "-v"), "SOURCE:DEST[:OPTIONS]", "a host path or volume to mount"),
+    (("--mount",), "type=KIND,KEY=VALUE,...", "a mount in full words"),
+    (("--volumes-from",), "CONTAINER[:OPTIONS]", "the mounts of another container"),
     (("--tmpfs",), "DEST[:OPTIONS]", "mount a tmpfs"),
     (("--device",), "SOURCE[:DEST[:rwm]]", "give it a device"),
+    (("--device-cgroup-rule",), "RULE", "devices it may use: c 1:3 rwm"),
     (("--cap-add",), "NAME", "a capability more"),
     (("--cap-drop",), "NAME", "a capability less"),
     (("--security-opt",), "OPTION", "seccomp=, no-new-privileges, mask=, unmask="),
@@ -79,6 +87,11 @@ def add_container_flags(parser: Parser) -> None:
     parser.add_argument("--user", "-u", default="", metavar="USER[:GROUP]", help="who runs it")
     parser.add_argument("--workdir", "-w", default="", metavar="DIR", help="where it starts")
     parser.add_argument("--stop-timeout", default=None, metavar="SECONDS", help="grace period")
+    add_environment_flags(parser)
+    add_etc_flags(parser)
+    parser.switch("--rootfs", help="the image is a directory with a root file system")
+    parser.switch("--read-only-tmpfs", default=True, help="with --read-only: /run, /tmp, /var/tmp")
+    parser.switch("--quiet", "-q", help="say nothing of images; nothing is said anyway")
     parser.switch("--rm", help="remove it when it ends")
     parser.switch("--privileged", help="give it all privileges")
     parser.switch("--read-only", help="a read-only root file system")
@@ -95,6 +108,23 @@ def new_pod_name(args: argparse.Namespace) -> str | None:
     return str(args.pod.removeprefix("new:"))
 
 
+def _mounts(args: argparse.Namespace) -> tuple[Mount, ...]:
+    return (
+        *map(parse_volume, args.volume),
+        *map(parse_mount, args.mount),
+        *map(parse_tmpfs, args.tmpfs),
+    )
+
+
+def _pod_name(args: argparse.Namespace) -> str:
+    """The pod of `--pod` or of the file that has its ID. Raises: InvalidConfig."""
+    if not args.pod_id_file:
+        return str(args.pod or "")
+    if args.pod:
+        raise InvalidConfig("", "cannot specify both --pod and --pod-id-file")
+    return read_id("--pod-id-file", args.pod_id_file)
+
+
 def container_config(args: argparse.Namespace, pod: str | None = None) -> ContainerConfig:
     """The container that the flags describe. Raises: InvalidConfig, Unsupported."""
     if args.restart not in (None, "", "no", "never"):
@@ -104,14 +134,18 @@ def container_config(args: argparse.Namespace, pod: str | None = None) -> Contai
     shm_bytes = size_bytes("--shm-size", args.shm_size)
     stop_timeout_s = whole_number("--stop-timeout", args.stop_timeout)
     return ContainerConfig(
-        image=args.image,
+        image="" if args.rootfs else args.image,
+        rootfs=os.path.abspath(args.image) if args.rootfs else "",
         name=args.name or "",
-        pod=(args.pod or "") if pod is None else pod,
+        pod=_pod_name(args) if pod is None else pod,
         hostname=args.hostname or "",
         entrypoint=_entrypoint(args.entrypoint),
         command=tuple(args.command) if args.command else None,
-        env=_environment(args.env),
-        labels=pairs("--label", args.label),
+        env=environment_of(args),
+        unset_env=tuple(args.unsetenv),
+        unset_all_env=args.unsetenv_all,
+        merge_env=merges_of(args),
+        labels=labels_of(args),
         annotations=pairs("--annotation", args.annotation),
         workdir=args.workdir,
         user=args.user,
@@ -121,14 +155,25 @@ def container_config(args: argparse.Namespace, pod: str | None = None) -> Contai
         init=_init_kind(args.init_ctr),
         namespaces=_namespaces(args),
         userns=userns_of(args),
-        security=_security(args),
+        security=security_of(
+            args.security_opt,
+            privileged=args.privileged,
+            cap_add=split_list(args.cap_add),
+            cap_drop=split_list(args.cap_drop),
+        ),
         resources=limits_of(args, args.pids_limit),
-        mounts=(*map(parse_volume, args.volume), *map(_tmpfs, args.tmpfs)),
-        devices=tuple(_device(word) for word in args.device),
+        mounts=_mounts(args),
+        devices=tuple(parse_device(word) for word in args.device),
+        device_rules=tuple(args.device_cgroup_rule),
+        etc=etc_files_of(args),
+        personality=args.personality or "",
+        timezone=args.tz or "",
+        pidfile=os.path.abspath(args.pidfile) if args.pidfile else "",
         ulimits=tuple(_ulimit(word) for word in args.ulimit),
         sysctls=pairs("--sysctl", args.sysctl),
         shm_bytes=(64_000 << 10) if shm_bytes is None else shm_bytes,
         read_only=args.read_only,
+        read_only_tmpfs=args.read_only_tmpfs,
         terminal=args.tty,
         stdin_open=args.interactive,
         stop_signal=signals.number(args.stop_signal, "--stop-signal") if args.stop_signal else 0,
@@ -151,20 +196,6 @@ def _entrypoint(text: str | None) -> tuple[str, ...] | None:
         except msgspec.DecodeError as exc:
             raise InvalidConfig("--entrypoint", f"{text!r}: {exc}") from exc
     return (text,) if text else ()
-
-
-def _environment(words: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE; a bare NAME takes the value it has here, if it has one."""
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name:
-            raise InvalidConfig("--env", f"invalid environment variable {word!r}")
-        if equals:
-            found[name] = value
-        elif name in os.environ:
-            found[name] = os.environ[name]
-    return found
 
 
 def _umask(text: str | None) -> int:
@@ -196,6 +227,7 @@ def _namespaces(args: argparse.Namespace) -> Namespaces:
         ipc=_mode("--ipc", args.ipc, in_pod, private=("private", "none")),
         uts=_mode("--uts", args.uts, in_pod, private=("private",)),
         pid=_mode("--pid", args.pid, in_pod, private=("private",)),
+        cgroup=_mode("--cgroupns", args.cgroupns, NamespaceMode.PRIVATE, private=("private",)),
     )
 
 
@@ -217,11 +249,21 @@ def _option(word: str) -> tuple[str, str]:
     return (word[: min(ends)], word[min(ends) + 1 :]) if ends else (word, "")
 
 
-def _security(args: argparse.Namespace) -> Security:
+def security_of(
+    options: Sequence[str],
+    *,
+    privileged: bool = False,
+    cap_add: tuple[str, ...] = (),
+    cap_drop: tuple[str, ...] = (),
+) -> Security:
+    """What `--security-opt` and the flags of capabilities say.
+
+    Raises: InvalidConfig, Unsupported.
+    """
     no_new_privileges, seccomp = False, ""
     mask: tuple[str, ...] = ()
     unmask: tuple[str, ...] = ()
-    for word in args.security_opt:
+    for word in options:
         key, value = _option(word)
         if key == "no-new-privileges":
             no_new_privileges = value in ("", "true")
@@ -231,54 +273,19 @@ def _security(args: argparse.Namespace) -> Security:
             mask += tuple(value.split(":"))
         elif key == "unmask":
             unmask += tuple(value.split(":"))
+        elif not value:
+            raise InvalidConfig("--security-opt", f"invalid option {word!r}")
         else:
             raise Unsupported(f"--security-opt {word}")
     return Security(
-        privileged=args.privileged,
-        cap_add=split_list(args.cap_add),
-        cap_drop=split_list(args.cap_drop),
+        privileged=privileged,
+        cap_add=cap_add,
+        cap_drop=cap_drop,
         no_new_privileges=no_new_privileges,
         seccomp=seccomp,
         mask=mask,
         unmask=unmask,
     )
-
-
-def parse_volume(word: str) -> Mount:
-    """`--volume SOURCE:DEST[:OPTIONS]`. A source without "/" names a volume.
-
-    Raises: InvalidConfig.
-    """
-    parts = word.split(":")
-    if len(parts) not in (2, 3) or not parts[0] or not parts[1]:
-        raise InvalidConfig("--volume", f"{word!r} is not SOURCE:DEST[:OPTIONS]")
-    source, destination = parts[:2]
-    options = tuple(option for option in parts[2].split(",") if option) if parts[2:] else ()
-    if source.startswith("."):
-        source = os.path.abspath(source)
-    if not source.startswith("/"):
-        check_name(source, "--volume")
-        return Mount(kind=MountKind.VOLUME, source=source, destination=destination, options=options)
-    if not os.path.exists(source):
-        raise InvalidConfig("--volume", f"{source}: no such file or directory")
-    return Mount(kind=MountKind.BIND, source=source, destination=destination, options=options)
-
-
-def _tmpfs(word: str) -> Mount:
-    destination, _, options = word.partition(":")
-    return Mount(
-        kind=MountKind.TMPFS,
-        destination=destination,
-        options=tuple(option for option in options.split(",") if option),
-    )
-
-
-def _device(word: str) -> Device:
-    source, _, rest = word.partition(":")
-    if rest and not rest.startswith("/"):
-        return Device(source=source, destination=source, access=rest)
-    destination, _, access = rest.partition(":")
-    return Device(source=source, destination=destination or source, access=access or "rwm")
 
 
 def _ulimit(word: str) -> Ulimit:

@@ -14,8 +14,10 @@ import trio
 from podrt.config import Settings
 from podrt.errors import Ambiguous, InvalidConfig, InvalidState, NotFound, PodrtError, Removed
 from podrt.linux import files
+from podrt.model.container import ContainerConfig
 from podrt.model.userns import HOST_USERS
 from podrt.runtime.container import Container
+from podrt.runtime.inherit import mounts_from
 from podrt.runtime.logs import LogReader
 from podrt.runtime.runtime import Runtime
 
@@ -85,7 +87,7 @@ def _check_id_file(args: argparse.Namespace) -> None:
 
 
 async def _make(runtime: Runtime, args: argparse.Namespace) -> Container:
-    config = container_config(args)
+    config = _with_volumes(runtime, args, container_config(args))
     if args.replace:
         if not config.name:
             raise InvalidConfig(
@@ -102,11 +104,19 @@ async def _make(runtime: Runtime, args: argparse.Namespace) -> Container:
     return container
 
 
+def _with_volumes(
+    runtime: Runtime, args: argparse.Namespace, config: ContainerConfig
+) -> ContainerConfig:
+    runtime.view.refresh()
+    taken = mounts_from(runtime.view, args.volumes_from, config.mounts)
+    return msgspec.structs.replace(config, mounts=(*config.mounts, *taken))
+
+
 async def _make_with_pod(runtime: Runtime, args: argparse.Namespace, name: str) -> Container:
     """`--pod new:NAME`: pod and container in one transaction."""
     from podrt.model.pod import PodConfig
 
-    config = container_config(args, pod="")
+    config = _with_volumes(runtime, args, container_config(args, pod=""))
     # As podman: what is said about users is the pod's.
     users = config.userns
     config = msgspec.structs.replace(config, userns=HOST_USERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -124,6 +125,19 @@ def pairs(flag: str, words: Sequence[str]) -> dict[str, str]:
         if not name:
             raise InvalidConfig(flag, f"invalid key=value pair: {word!r}")
         found[name] = value
+    return found
+
+
+def read_id(flag: str, path: str) -> str:
+    """The ID on the first line of a file. Raises: InvalidConfig."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = file.readline().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = os.strerror(exc.errno or 0) if isinstance(exc, OSError) else "is no text"
+        raise InvalidConfig(flag, f"{path}: {reason}") from exc
+    if not found:
+        raise InvalidConfig(flag, f"{path} is empty")
     return found
 
 

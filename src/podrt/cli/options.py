@@ -37,16 +37,14 @@ OPTIONS: dict[str, Options] = {
     "pod create": Options(
         works=(
             "add-host blkio-weight blkio-weight-device cgroup-parent cpu-period cpu-quota "
-            "cpu-shares cpus cpuset-cpus cpuset-mems device-read-bps device-read-iops "
-            "device-write-bps device-write-iops exit-policy gidmap hostname infra infra-command "
-            "infra-image infra-name label memory memory-reservation memory-swap name pod-id-file "
-            "replace restart share share-parent shm-size subgidname subuidname sysctl uidmap userns"
+            "cpu-shares cpus cpuset-cpus cpuset-mems device device-read-bps device-read-iops "
+            "device-write-bps device-write-iops dns dns-option dns-search exit-policy gidmap "
+            "hostname hosts-file infra infra-command infra-image infra-name label label-file "
+            "memory memory-reservation memory-swap name no-hostname no-hosts pid pod-id-file "
+            "replace restart security-opt share share-parent shm-size subgidname subuidname "
+            "sysctl uidmap userns uts volume volumes-from"
         ),
-        not_yet=(
-            "device dns dns-option dns-search gpus hosts-file ip ip6 label-file mac-address "
-            "network network-alias no-hostname no-hosts pid publish security-opt shm-size-systemd "
-            "uts volume volumes-from"
-        ),
+        not_yet="gpus ip ip6 mac-address network network-alias publish shm-size-systemd",
         not_ours="infra-conmon-pidfile",
     ),
     "pod start": Options(
@@ -105,26 +103,26 @@ OPTIONS: dict[str, Options] = {
     ),
     "create": Options(
         works=(
-            "annotation blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cidfile "
-            "cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems device device-read-bps "
-            "device-read-iops device-write-bps device-write-iops entrypoint env gidmap group-add "
-            "hostname init-ctr interactive ipc label log-opt memory memory-reservation "
-            "memory-swap name network oom-score-adj pid pids-limit pod privileged read-only "
-            "replace requires restart rm security-opt shm-size stop-signal stop-timeout "
-            "subgidname subuidname sysctl tmpfs tty uidmap ulimit umask user userns uts volume "
-            "workdir"
+            "add-host annotation blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent "
+            "cgroupns cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems device "
+            "device-cgroup-rule device-read-bps device-read-iops device-write-bps "
+            "device-write-iops dns dns-option dns-search entrypoint env env-file env-host "
+            "env-merge gidmap group-add hostname hosts-file http-proxy init-ctr interactive ipc "
+            "label label-file log-opt memory memory-reservation memory-swap mount name network "
+            "no-hostname no-hosts oom-score-adj personality pid pidfile pids-limit pod "
+            "pod-id-file privileged quiet read-only read-only-tmpfs replace requires restart rm "
+            "rootfs security-opt shm-size stop-signal stop-timeout subgidname subuidname sysctl "
+            "tmpfs tty tz uidmap ulimit umask unsetenv unsetenv-all user userns uts volume "
+            "volumes-from workdir"
         ),
         not_yet=(
-            "add-host attach cgroup-conf cgroupns cgroups device-cgroup-rule dns dns-option "
-            "dns-search env-file env-host env-merge expose gpus group-entry health-cmd "
-            "health-interval health-log-destination health-max-log-count health-max-log-size "
-            "health-on-failure health-retries health-start-period health-startup-cmd "
-            "health-startup-interval health-startup-retries health-startup-success "
-            "health-startup-timeout health-timeout hosts-file http-proxy image-volume init "
-            "init-path ip ip6 label-file log-driver mac-address mount network-alias "
-            "no-healthcheck no-hostname no-hosts passwd-entry personality pidfile pod-id-file "
-            "publish publish-all quiet read-only-tmpfs rootfs sdnotify secret shm-size-systemd "
-            "systemd timeout tz unsetenv unsetenv-all volumes-from"
+            "attach cgroup-conf cgroups expose gpus group-entry health-cmd health-interval "
+            "health-log-destination health-max-log-count health-max-log-size health-on-failure "
+            "health-retries health-start-period health-startup-cmd health-startup-interval "
+            "health-startup-retries health-startup-success health-startup-timeout health-timeout "
+            "image-volume init init-path ip ip6 log-driver mac-address network-alias "
+            "no-healthcheck passwd-entry publish publish-all sdnotify secret shm-size-systemd "
+            "systemd timeout"
         ),
         not_ours=(
             "arch authfile cert-dir chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds "
@@ -134,27 +132,27 @@ OPTIONS: dict[str, Options] = {
     ),
     "run": Options(
         works=(
-            "annotation blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent cidfile "
-            "cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems detach device "
-            "device-read-bps device-read-iops device-write-bps device-write-iops entrypoint env "
-            "gidmap group-add hostname init-ctr interactive ipc label log-opt memory "
-            "memory-reservation memory-swap name network oom-score-adj pid pids-limit pod "
-            "privileged read-only replace requires restart rm security-opt shm-size sig-proxy "
-            "stop-signal stop-timeout subgidname subuidname sysctl tmpfs tty uidmap ulimit umask "
-            "user userns uts volume workdir"
+            "add-host annotation blkio-weight blkio-weight-device cap-add cap-drop cgroup-parent "
+            "cgroupns cidfile cpu-period cpu-quota cpu-shares cpus cpuset-cpus cpuset-mems detach "
+            "device device-cgroup-rule device-read-bps device-read-iops device-write-bps "
+            "device-write-iops dns dns-option dns-search entrypoint env env-file env-host "
+            "env-merge gidmap group-add hostname hosts-file http-proxy init-ctr interactive ipc "
+            "label label-file log-opt memory memory-reservation memory-swap mount name network "
+            "no-hostname no-hosts oom-score-adj personality pid pidfile pids-limit pod "
+            "pod-id-file privileged quiet read-only read-only-tmpfs replace requires restart rm "
+            "rootfs security-opt shm-size sig-proxy stop-signal stop-timeout subgidname "
+            "subuidname sysctl tmpfs tty tz uidmap ulimit umask unsetenv unsetenv-all user userns "
+            "uts volume volumes-from workdir"
         ),
         not_yet=(
-            "add-host attach cgroup-conf cgroupns cgroups detach-keys device-cgroup-rule dns "
-            "dns-option dns-search env-file env-host env-merge expose gpus group-entry health-cmd "
+            "attach cgroup-conf cgroups detach-keys expose gpus group-entry health-cmd "
             "health-interval health-log-destination health-max-log-count health-max-log-size "
             "health-on-failure health-retries health-start-period health-startup-cmd "
             "health-startup-interval health-startup-retries health-startup-success "
-            "health-startup-timeout health-timeout hosts-file http-proxy image-volume init "
-            "init-path ip ip6 label-file log-driver mac-address mount network-alias "
-            "no-healthcheck no-hostname no-hosts passwd passwd-entry personality pidfile "
-            "pod-id-file preserve-fd preserve-fds publish publish-all quiet read-only-tmpfs rmi "
-            "rootfs sdnotify secret shm-size-systemd systemd timeout tz unsetenv unsetenv-all "
-            "volumes-from"
+            "health-startup-timeout health-timeout image-volume init init-path ip ip6 log-driver "
+            "mac-address network-alias no-healthcheck passwd passwd-entry preserve-fd "
+            "preserve-fds publish publish-all rmi sdnotify secret shm-size-systemd systemd "
+            "timeout"
         ),
         not_ours=(
             "arch authfile cert-dir chrootdirs conmon-pidfile cpu-rt-period cpu-rt-runtime creds "

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from collections.abc import Iterable, Sequence
-
-import msgspec
 
 from podrt.config import Settings
 from podrt.errors import InvalidConfig, NotFound, PodrtError, Removed, WalkFailed
 from podrt.linux import files, signals
-from podrt.model.pod import ExitPolicy, PodConfig
 from podrt.runtime.pod import Pod
 from podrt.runtime.runtime import Results, Runtime
 
 from .errors import FAILED, exit_code, print_error
-from .flags import Parser, pairs, size_bytes, split_list, whole_number
-from .resources import add_limit_flags, limits_of
+from .flags import Parser, whole_number
+from .pod_flags import add_pod_flags, pod_config, with_volumes
 from .run_async import run
-from .userns_flags import add_userns_flags, userns_of
 
 NO_SUCH = 1
 
@@ -28,87 +23,31 @@ NO_SUCH = 1
 def create_flags(parser: Parser) -> None:
     """Flags of `pod create`."""
     parser.add_argument("names", nargs="?", metavar="NAME", help="the pod's name")
-    parser.add_argument("--name", "-n", default="", help="the pod's name")
-    parser.add_argument("--hostname", default="", help="its host name; the pod's name")
-    parser.add_argument(
-        "--share", default=None, metavar="LIST", help="ipc,net,uts,pid,cgroup; none; +TYPE"
-    )
-    parser.switch("--infra", default=None, help="make an infra container")
-    parser.add_argument("--infra-name", default="", help="name of the infra container")
-    parser.add_argument("--infra-command", default=None, help="what it runs instead of /pause")
-    parser.add_argument("--infra-image", default="", help="image in which it runs")
-    parser.switch("--share-parent", default=True, help="members live in the pod's cgroup")
-    parser.add_argument("--cgroup-parent", default="", metavar="PATH", help="where that cgroup is")
-    parser.many("--label", "-l", metavar="KEY=VALUE", help="a label")
-    parser.many("--sysctl", metavar="KEY=VALUE", help="a kernel parameter of the pod's namespaces")
-    parser.many("--add-host", metavar="HOST:ADDRESS", help="a line of /etc/hosts")
-    parser.add_argument("--shm-size", default=None, metavar="BYTES", help="size of /dev/shm")
-    parser.add_argument("--exit-policy", default="continue", help="continue")
-    parser.add_argument("--restart", default="", metavar="POLICY", help="no")
     parser.add_argument("--pod-id-file", default="", metavar="FILE", help="write the ID there")
     parser.switch("--replace", help="remove a pod of that name first")
-    add_userns_flags(parser)
-    add_limit_flags(parser)
+    add_pod_flags(parser)
 
 
 def create(args: argparse.Namespace, settings: Settings) -> int:
     """Create a pod and print its ID."""
-    config = _pod_config(args)
+    if args.names and args.name:
+        raise InvalidConfig("--name", "the name is given twice")
+    args.name = args.name or args.names or ""
+    config = pod_config(args)
     if args.replace and not config.name:
         raise InvalidConfig("", "cannot replace pod without a name: --replace needs --name")
     if args.pod_id_file and os.path.exists(args.pod_id_file):
         raise InvalidConfig("--pod-id-file", f"{args.pod_id_file} exists already")
 
     async def verb(runtime: Runtime) -> str:
-        return (await runtime.create_pod(config, replace=args.replace)).id
+        wanted = with_volumes(runtime, args, config)
+        return (await runtime.create_pod(wanted, replace=args.replace)).id
 
     pod_id = run(settings, verb)
     if args.pod_id_file:
         files.write_atomically(args.pod_id_file, pod_id.encode(), 0o644)
     print(pod_id)
     return 0
-
-
-def _pod_config(args: argparse.Namespace) -> PodConfig:
-    if args.names and args.name:
-        raise InvalidConfig("--name", "the name is given twice")
-    try:
-        exit_policy = ExitPolicy(args.exit_policy)
-    except ValueError:
-        raise InvalidConfig(
-            "--exit-policy", f"invalid pod exit policy: {args.exit_policy!r}"
-        ) from None
-    if args.restart not in ("", "no", "never"):
-        raise InvalidConfig("--restart", "restart policies are not built yet: only no")
-    config = PodConfig(
-        name=args.name or args.names or "",
-        hostname=args.hostname,
-        labels=pairs("--label", args.label),
-        sysctls=pairs("--sysctl", args.sysctl),
-        share=parse_share(args.share),
-        infra=args.infra,
-        infra_name=args.infra_name,
-        infra_command=tuple(shlex.split(args.infra_command or "")),
-        infra_image=args.infra_image,
-        cgroup_parent=args.cgroup_parent,
-        use_pod_cgroup=args.share_parent,
-        resources=limits_of(args),
-        exit_policy=exit_policy,
-        add_hosts=tuple(args.add_host),
-        userns=userns_of(args),
-    )
-    shm_bytes = size_bytes("--shm-size", args.shm_size)
-    return config if shm_bytes is None else msgspec.structs.replace(config, shm_bytes=shm_bytes)
-
-
-def parse_share(text: str | None) -> frozenset[str] | None:
-    """`--share` as a set: None is the default, "none" and "" nothing, "+x" adds to the default."""
-    if text is None:
-        return None
-    words = split_list([text])
-    if all(word.startswith("+") for word in words) and words:
-        return frozenset({"ipc", "net", "uts"} | {word[1:] for word in words})
-    return frozenset(words) - {"none"}
 
 
 def pods_flags(parser: Parser, verb: str) -> None:

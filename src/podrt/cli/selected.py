@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from podrt.config import Settings
-from podrt.errors import InvalidConfig, NotFound, PodrtError
+from podrt.errors import InvalidConfig, PodrtError
 from podrt.runtime.container import Container
 from podrt.runtime.runtime import Runtime
 from podrt.store.records import ContainerRecord
 
 from .errors import exit_code, print_error
 from .filters import Filters, container_matches
-from .flags import Parser
+from .flags import Parser, read_id
 from .run_async import run
 
 Act = Callable[[Container], Awaitable[None]]
@@ -72,7 +72,7 @@ def report_words(results: dict[str, PodrtError | None]) -> int:
 
 def _select(runtime: Runtime, args: argparse.Namespace, of_all: Wanted) -> dict[str, Container]:
     """The containers by the words that named them, none of them twice."""
-    words = [*args.containers, *(_read_id(path) for path in args.cidfile)]
+    words = [*args.containers, *(read_id("--cidfile", path) for path in args.cidfile)]
     if args.all or args.latest or args.filter:
         if words:
             flag = "--all" if args.all else "--latest" if args.latest else "--filter"
@@ -99,11 +99,3 @@ def _listed(runtime: Runtime, args: argparse.Namespace, of_all: Wanted) -> dict[
             found[container.id] = container
     newest = list(found.items())[-1:]
     return dict(newest) if args.latest else found
-
-
-def _read_id(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.readline().strip()
-    except OSError as exc:
-        raise NotFound("file", path) from exc

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from .etc_files import DEFAULT_FILES, EtcFiles
 from .resources import NO_LIMITS, Resources
 from .userns import HOST_USERS, UserNamespace
 
@@ -42,6 +43,8 @@ class MountKind(enum.StrEnum):
     BIND = "bind"
     TMPFS = "tmpfs"
     VOLUME = "volume"
+    DEVPTS = "devpts"
+    RAMFS = "ramfs"
 
 
 class Mount(
@@ -49,7 +52,7 @@ class Mount(
 ):
     """One mount of a container.
 
-    `source` is a host path (bind), a volume's name (volume) or "" (tmpfs); `options` are
+    `source` is a host path (bind), a volume's name (volume) or "" (all others); `options` are
     mount(8) words ("ro", "nosuid", "rprivate", "size=64m").
     """
 
@@ -118,6 +121,9 @@ class Security(
     unmask: tuple[str, ...] = ()
 
 
+NO_SECURITY = Security()
+
+
 class ContainerConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -126,6 +132,9 @@ class ContainerConfig(
     `entrypoint` and `command` None take the image's; `pod` is a pod's ID or name, "" none;
     `user` is "uid[:gid]" or names looked up in the image; `requires` are IDs or names in the
     same pod; `stop_signal` 0 takes the image's, else TERM; `oom_score_adj` None leaves it.
+    `unset_env` names variables of the image, `merge_env` has values in which $NAME is one of them;
+    `device_rules` are "c 1:3 rwm"; `timezone` is a file's name below zoneinfo or "local";
+    `pidfile` is written at every start that a caller makes.
     Units: `_s` seconds, `_bytes` bytes.
     """
 
@@ -148,7 +157,7 @@ class ContainerConfig(
     is_infra: bool = False
     namespaces: Namespaces = Namespaces()
     userns: UserNamespace = HOST_USERS
-    security: Security = Security()
+    security: Security = NO_SECURITY
     resources: Resources = NO_LIMITS
     mounts: tuple[Mount, ...] = ()
     devices: tuple[Device, ...] = ()
@@ -165,6 +174,15 @@ class ContainerConfig(
     oom_score_adj: int | None = None
     cgroup_parent: str = ""
     log_max_bytes: int = 0
+    etc: EtcFiles = DEFAULT_FILES
+    unset_env: tuple[str, ...] = ()
+    unset_all_env: bool = False
+    merge_env: Mapping[str, str] = {}
+    device_rules: tuple[str, ...] = ()
+    read_only_tmpfs: bool = True
+    personality: str = ""
+    timezone: str = ""
+    pidfile: str = ""
 
     @property
     def has_program(self) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from .container import NO_SECURITY, Device, Mount, Security
+from .etc_files import DEFAULT_FILES, EtcFiles
 from .resources import NO_LIMITS, Resources
 from .userns import HOST_USERS, UserNamespace
 
@@ -31,7 +33,9 @@ class PodConfig(
     None makes one unless nothing is shared; `infra_command` and `infra_image` give it a program of
     its own; `use_pod_cgroup` is podman's --share-parent;
     `hostname` "" is the pod's name; `namespace` None takes the runtime's label; `userns` is for
-    all members.
+    all members; `etc` adds to `add_hosts`; `host_namespaces` are those that members would share
+    and have the host's instead ("uts", "pid"); `mounts`, `devices` and `security` are every
+    member's as well.
     """
 
     name: str = ""
@@ -53,3 +57,8 @@ class PodConfig(
     restart_policy: str = ""
     add_hosts: tuple[str, ...] = ()
     userns: UserNamespace = HOST_USERS
+    etc: EtcFiles = DEFAULT_FILES
+    host_namespaces: frozenset[str] = frozenset()
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
+    security: Security = NO_SECURITY

@@ -40,6 +40,7 @@ from .claims import claim
 from .context import Context, finishing
 from .graph import build_graph, check_graph
 from .infra import infra_config, infra_image
+from .inherit import inherit
 from .namespaces import has_infra_program
 from .prepare import (
     check_container,
@@ -168,6 +169,8 @@ class _Creation:
             check_name(config.name, "--name")
         image = find_image(self._ctx, config)
         check_container(config, self._pod)
+        if self._pod is not None:
+            config = inherit(self._pod.config, config)
         config = with_image_defaults(config, image.defaults)
         container_id = new_id()
         pod = self._pod

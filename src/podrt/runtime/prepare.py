@@ -9,13 +9,15 @@ from collections.abc import Sequence
 import msgspec
 
 from podrt.cgroups import policy
-from podrt.engines.plan import Held, OverlayRoot, compile_plan
+from podrt.engines.plan import BindRoot, Held, OverlayRoot, Root, compile_plan
 from podrt.engines.plan_ops import HEADER, is_of_this_version
 from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
 from podrt.images.rootfs import Rootfs, describe_rootfs, prepare_rootfs
 from podrt.linux import files, signals
 from podrt.model.container import ContainerConfig, NamespaceMode
+from podrt.model.etc_files import DEFAULT_FILES, EtcFiles
 from podrt.model.image import Image, ImageDefaults
+from podrt.model.pod import PodConfig
 from podrt.model.resources import Resources
 from podrt.model.runtimespec import DeviceRule, Spec
 from podrt.model.userns import HOST_USERS, GivenIds
@@ -31,14 +33,24 @@ from .context import Context
 from .image_names import image_named
 from .namespaces import shared_types
 
+_ZONES = "/usr/share/zoneinfo"
+_MAX_ZONE_BYTES = 1 << 20
+NO_IMAGE = Image(id="")
+"""What a container of a plain directory is made from."""
+
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder(Spec).decode
 
 
 def find_image(ctx: Context, config: ContainerConfig) -> Image:
-    """The image a container is made from. Raises: NotFound, InvalidConfig."""
+    """The image a container is made from; one without ID stands for a directory of its own.
+
+    Raises: NotFound, InvalidConfig.
+    """
     if config.rootfs:
-        raise Unsupported("--rootfs", "containers are made from images so far")
+        if not os.path.isdir(config.rootfs):
+            raise InvalidConfig("--rootfs", f"{config.rootfs}: no such directory")
+        return NO_IMAGE
     if not config.image:
         raise InvalidConfig("image", "an image is needed")
     return image_named(ctx.store.tables, config.image)
@@ -58,6 +70,12 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
         if config.userns != HOST_USERS:
             flag = "--userns" if config.userns.mode else "--uidmap and --gidmap"
             raise InvalidConfig("", f"{flag} and --pod cannot be set together")
+    hosts.check_files(config.etc)
+    if pod is not None and config.etc != DEFAULT_FILES:
+        flag = "extra host entries" if config.etc.add_hosts else "files below /etc"
+        raise InvalidConfig(
+            "", f"{flag} must be specified on the pod: they are shared with all its containers"
+        )
     if config.init is not None and pod is None:
         raise InvalidConfig("--init-ctr", "must be used with a pod")
     if config.requires and pod is None:
@@ -81,9 +99,10 @@ def device_rules(config: ContainerConfig) -> tuple[DeviceRule, ...]:
     """What a container's device cgroup allows."""
     if config.security.privileged:
         return devices.ALL_RULES
-    if not config.devices:
+    if not config.devices and not config.device_rules:
         return devices.DEFAULT_RULES
-    return (*devices.DEFAULT_RULES, *devices.given_devices(config.devices)[1])
+    given = devices.given_devices(config.devices)[1]
+    return (*devices.DEFAULT_RULES, *given, *devices.parse_rules(config.device_rules))
 
 
 def limits_of(record: ContainerRecord) -> Resources:
@@ -99,30 +118,29 @@ def prepare_container(
 
     Raises: InvalidConfig, NotFound, Unsupported, StoreFailed.
     """
-    directory = ctx.layout.container(record.id)
-    rootfs = prepare_rootfs(ctx.layout.images_dir, image, directory)
+    root, layers = _prepare_root(ctx, record, image)
     place = _place(ctx, pod, record)
     spec = build_spec(
         _own_hostname(record.config, place),
         place,
         image=image.defaults,
-        known=accounts.read_accounts(rootfs.lower),
+        known=accounts.read_accounts(layers),
         volumes=volume_directories(ctx.layout, record.group_id, record.config.mounts),
         userns=_userns(record, place.ns_dir),
     )
-    plan = _compile(ctx, record, spec, rootfs)
-    if record.userns is not None:
+    plan = _compile(ctx, record, spec, root)
+    if record.userns is not None and isinstance(root, OverlayRoot):
         # Layers are shown as the container's users see them, but this one is written with the
         # rights of whoever mounts: it is not mapped, and belongs to who is root inside.
-        os.lchown(rootfs.upper, *record.userns.root())
+        os.lchown(root.upper, *record.userns.root())
     _write(ctx.layout.spec(record.id), _encode_json(spec))
     _write(ctx.layout.plan(record.id), plan)
 
 
-def _compile(ctx: Context, record: ContainerRecord, spec: Spec, rootfs: Rootfs) -> bytes:
+def _compile(ctx: Context, record: ContainerRecord, spec: Spec, root: Root) -> bytes:
     return compile_plan(
         spec,
-        root=OverlayRoot(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work),
+        root=root,
         log_path=ctx.layout.log(record.id),
         log_max_bytes=record.config.log_max_bytes,
         held=Held(ns_dir=_ns_dir(ctx, record), shm=_shm(ctx, record)),
@@ -137,6 +155,28 @@ def _own_hostname(config: ContainerConfig, place: Place) -> ContainerConfig:
         return config
     hostname = "" if "uts" in place.shared else place.pod_hostname
     return msgspec.structs.replace(config, hostname=hostname)
+
+
+def _prepare_root(
+    ctx: Context, record: ContainerRecord, image: Image
+) -> tuple[Root, tuple[str, ...]]:
+    """Make the container's directory; its root, and the layers in which its users are known."""
+    directory = ctx.layout.container(record.id)
+    path = record.config.rootfs
+    if path:
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise StoreFailed(directory, exc.errno or 0) from exc
+        # A directory changes while nobody of podrt knows: nothing of it is remembered.
+        accounts.read_accounts.cache_clear()
+        return BindRoot(path), (path,)
+    rootfs = prepare_rootfs(ctx.layout.images_dir, image, directory)
+    return _overlay(rootfs), rootfs.lower
+
+
+def _overlay(rootfs: Rootfs) -> OverlayRoot:
+    return OverlayRoot(lower=rootfs.lower, upper=rootfs.upper, work=rootfs.work)
 
 
 def _userns(record: ContainerRecord, ns_dir: str) -> Maps | None:
@@ -170,17 +210,48 @@ def _place(ctx: Context, pod: PodRecord | None, record: ContainerRecord) -> Plac
     shared = shared_types(pod.config) if pod is not None else frozenset()
     return Place(
         container_id=record.id,
-        rootfs=f"{ctx.layout.container(record.id)}/merged",
+        rootfs=record.config.rootfs or f"{ctx.layout.container(record.id)}/merged",
         cgroup=record.cgroup_path,
         ns_dir=_ns_dir(ctx, record),
         shm=_shm(ctx, record),
-        files=SharedFiles(
-            hosts=f"{shared_dir}/hosts",
-            hostname=f"{shared_dir}/hostname",
-            resolv_conf=f"{shared_dir}/resolv.conf",
+        files=msgspec.structs.replace(
+            _shared_files(shared_dir, record.config.etc if pod is None else pod.config.etc),
+            localtime=_copy_zone(ctx, record),
         ),
         shared=shared,
         pod_hostname=pod.config.hostname if pod is not None else "",
+    )
+
+
+def _copy_zone(ctx: Context, record: ContainerRecord) -> str:
+    """The container's own copy of its time zone; "" without one. Raises: InvalidConfig."""
+    zone = record.config.timezone
+    if not zone:
+        return ""
+    source = "/etc/localtime" if zone == "local" else f"{_ZONES}/{zone}"
+    if zone.startswith("/") or ".." in zone.split("/"):
+        raise InvalidConfig("--tz", f"{zone!r} is no name of a time zone")
+    try:
+        with open(source, "rb") as file:
+            data = file.read(_MAX_ZONE_BYTES)
+    except OSError as exc:
+        raise InvalidConfig("--tz", f"{source}: {os.strerror(exc.errno or 0)}") from exc
+    path = f"{ctx.layout.container(record.id)}/localtime"
+    try:
+        files.write_atomically(path, data, 0o644)
+        if record.userns is not None:
+            os.chown(path, *record.userns.root())
+    except OSError as exc:
+        raise StoreFailed(path, exc.errno or 0) from exc
+    return path
+
+
+def _shared_files(directory: str, etc: EtcFiles) -> SharedFiles:
+    """What takes the place of the image's files."""
+    return SharedFiles(
+        hosts="" if etc.no_hosts else f"{directory}/hosts",
+        hostname="" if etc.no_hostname else f"{directory}/hostname",
+        resolv_conf="" if "none" in etc.dns_servers else f"{directory}/resolv.conf",
     )
 
 
@@ -189,26 +260,40 @@ def write_group_files(
 ) -> None:
     """Write the hosts, hostname and resolv.conf that a group's containers see."""
     if pod is not None:
-        group_id, hostname = pod.id, pod.config.hostname
-        add_hosts: tuple[str, ...] = pod.config.add_hosts
+        group_id, hostname, etc = pod.id, pod.config.hostname, etc_files(pod.config)
+        if "uts" in pod.config.host_namespaces:
+            hostname = os.uname().nodename
         users = pod.userns
         is_private = "net" in shared_types(pod.config)
     else:
         member = members[0]
         group_id, hostname = member.id, member.config.hostname or member.id[:12]
-        add_hosts = ()
+        etc = member.config.etc
         users = member.userns
         is_private = member.config.namespaces.net is not NamespaceMode.HOST
+    _write_files(ctx.layout.pod(group_id), etc, hostname, users, is_private=is_private)
+
+
+def etc_files(config: PodConfig) -> EtcFiles:
+    """What a pod asks of the files below /etc."""
+    everything = (*config.add_hosts, *config.etc.add_hosts)
+    return msgspec.structs.replace(config.etc, add_hosts=tuple(dict.fromkeys(everything)))
+
+
+def _write_files(
+    directory: str, etc: EtcFiles, hostname: str, users: GivenIds | None, *, is_private: bool
+) -> None:
+    base = hosts.base_text(etc)
     try:
         hosts.write_files(
-            ctx.layout.pod(group_id),
-            hosts=hosts.hosts_text(hostname, add_hosts=add_hosts),
+            directory,
+            hosts=hosts.hosts_text(hostname, add_hosts=etc.add_hosts, base=base),
             hostname=hostname,
-            resolv=hosts.resolv_text(is_private=is_private),
+            resolv=hosts.resolv_text(etc, is_private=is_private),
         )
-        _give_to_root(ctx.layout.pod(group_id), users)
+        _give_to_root(directory, users)
     except OSError as exc:
-        raise StoreFailed(ctx.layout.pod(group_id), exc.errno or 0) from exc
+        raise StoreFailed(directory, exc.errno or 0) from exc
 
 
 def _give_to_root(directory: str, users: GivenIds | None) -> None:
@@ -247,11 +332,13 @@ def open_plan(ctx: Context, record: ContainerRecord) -> int:
 
 
 def _compile_again(ctx: Context, record: ContainerRecord) -> bytes:
+    with open(ctx.layout.spec(record.id), "rb") as file:
+        spec = _decode_json(file.read())
+    if record.config.rootfs:
+        return _compile(ctx, record, spec, BindRoot(record.config.rootfs))
     found = ctx.store.tables.get(ImageRecord, record.image_id)
     if found is None:
         raise NotFound("image", record.config.image)
-    with open(ctx.layout.spec(record.id), "rb") as file:
-        spec = _decode_json(file.read())
     directory = ctx.layout.container(record.id)
     rootfs = describe_rootfs(ctx.layout.images_dir, found.image, directory)
-    return _compile(ctx, record, spec, rootfs)
+    return _compile(ctx, record, spec, _overlay(rootfs))

@@ -13,9 +13,13 @@ from podrt.errors import InvalidConfig, Unsupported
 from podrt.model.ids import check_name
 from podrt.model.pod import DEFAULT_SHARE, SHAREABLE, ExitPolicy, PodConfig
 from podrt.model.userns import HOST_USERS
+from podrt.net.hosts import check_files
+from podrt.spec import devices, mounts, seccomp
+from podrt.spec.build import SECCOMP_UNCONFINED
 from podrt.spec.userns import parse_userns
 
 from .infra import check_infra
+from .prepare import etc_files
 
 # Linux: HOST_NAME_MAX.
 MAX_HOSTNAME = 64
@@ -33,8 +37,13 @@ def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
     if len(config.hostname.encode()) > MAX_HOSTNAME or "\0" in config.hostname:
         raise InvalidConfig("--hostname", f"{config.hostname!r}: at most {MAX_HOSTNAME} bytes")
     _refuse_unsupported(config)
+    _check_given(config)
+    check_files(etc_files(config))
     share, infra = _sharing(config)
     check_infra(config, infra=infra)
+    if not infra:
+        _need_infra(config)
+    away = config.host_namespaces
     _check_users(config, infra=infra)
     decision = policy.decide(
         settings.cgroup_manager,
@@ -44,11 +53,34 @@ def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
     )
     return msgspec.structs.replace(
         config,
-        share=share,
+        share=share - away,
         infra=infra,
         cgroup_parent=decision.parent,
         use_pod_cgroup=decision.pod_cgroup,
     )
+
+
+def _check_given(config: PodConfig) -> None:
+    """What members will get has to be right already. Raises: InvalidConfig, Unsupported."""
+    devices.given_devices(config.devices)
+    mounts.all_mounts({}, config.mounts, {mount.source: "/" for mount in config.mounts})
+    if config.security.seccomp not in ("", SECCOMP_UNCONFINED):
+        seccomp.load_profile(config.security.seccomp)
+
+
+def _need_infra(config: PodConfig) -> None:
+    """What belongs to the infra container cannot be without one. Raises: InvalidConfig."""
+    etc = etc_files(config)
+    for option, is_given in (
+        ("DNSServer", etc.dns_servers),
+        ("DNSOption", etc.dns_options),
+        ("DNSSearch", etc.dns_searches),
+        ("HostAdd", etc.add_hosts),
+    ):
+        if is_given:
+            raise InvalidConfig("", f"NoInfra and {option} are mutually exclusive pod options")
+    if etc.no_hosts:
+        raise InvalidConfig("", "cannot specify --no-hosts without an infra container")
 
 
 def _refuse_unsupported(config: PodConfig) -> None:

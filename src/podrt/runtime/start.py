@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Mapping, Sequence, Set
 
@@ -24,6 +25,7 @@ from podrt.errors import (
     Removed,
     WalkFailed,
 )
+from podrt.linux import files
 from podrt.model.container import InitKind
 from podrt.model.event import Action
 from podrt.model.states import LIVE_PHASES, ContainerState, Phase
@@ -40,6 +42,8 @@ from .order import member_graph
 from .prepare import device_rules, limits_of, open_plan
 from .teardown import remove_container
 from .walk import Outcomes, walk
+
+_logger = logging.getLogger("podrt")
 
 _OTHER_START_S = 10.0
 _OTHER_START_POLL_S = 0.005
@@ -262,13 +266,14 @@ class Starter:
         try:
             # What was sent cannot be taken back: who ends us (a stop) must find its outcome.
             with finishing("start"):
-                await self._monitor.start(
+                started = await self._monitor.start(
                     record.id,
                     record.run,
                     plan_fd=plan_fd,
                     join=cgroups.join_dirs(record.cgroup_path),
                     flags=flags,
                 )
+                _write_pid(record, started.pid)
         except EngineFailed as exc:
             if exc.errno == errno.EEXIST and await self._started_by_another(record):
                 return
@@ -289,6 +294,15 @@ class Starter:
                     return phase in LIVE_PHASES
                 await trio.sleep(_OTHER_START_POLL_S)
         return False
+
+
+def _write_pid(record: ContainerRecord, pid: int) -> None:
+    """`--pidfile`: of a process that runs already, so that a failure is not the start's."""
+    if record.config.pidfile:
+        try:
+            files.write_atomically(record.config.pidfile, str(pid).encode(), 0o644)
+        except OSError as exc:
+            _logger.warning("cannot write %s: %s", record.config.pidfile, exc)
 
 
 async def start_container(ctx: Context, container_id: str) -> None:

@@ -23,6 +23,7 @@ from .userns import Maps
 
 SECCOMP_UNCONFINED = "unconfined"
 MAX_HOSTNAME = 64
+PERSONALITIES = ("LINUX", "LINUX32")
 OOM_SCORES = range(-1000, 1001)
 
 
@@ -153,6 +154,7 @@ def _mount_defaults(
         shm_bytes=config.shm_bytes,
         is_privileged=config.security.privileged,
         is_read_only=config.read_only,
+        has_tmpfs=config.read_only_tmpfs,
         files=place.files,
         binds_sys=is_mapped and modes["net"] is NamespaceMode.HOST,
         binds_proc=is_mapped and modes["pid"] is NamespaceMode.HOST,
@@ -190,6 +192,15 @@ def _seccomp(wanted: Security, bounding: frozenset[str], machine: str) -> oci.Se
     return seccomp.resolve(profile, bounding, machine)
 
 
+def _personality(word: str) -> oci.Personality | None:
+    if not word:
+        return None
+    if word.upper() not in PERSONALITIES:
+        known = ", ".join(PERSONALITIES)
+        raise InvalidConfig("--personality", f"{word!r} is not one of {known}")
+    return oci.Personality(domain=word.upper())
+
+
 def _linux(
     config: ContainerConfig,
     place: Place,
@@ -204,7 +215,7 @@ def _linux(
         nodes = [*devices.host_devices(), *nodes]
         allowed = devices.ALL_RULES
     else:
-        allowed = (*devices.DEFAULT_RULES, *rules)
+        allowed = (*devices.DEFAULT_RULES, *rules, *devices.parse_rules(config.device_rules))
     own = () if userns.is_host else (oci.Namespace(type="user", path=userns.path),)
     return oci.Linux(
         namespaces=(*own, *namespaces.namespaces(modes, place.ns_dir)),
@@ -218,4 +229,5 @@ def _linux(
         sysctl=namespaces.sysctls(config.sysctls, modes),
         masked_paths=security.masked_paths(config.security),
         readonly_paths=security.readonly_paths(config.security),
+        personality=_personality(config.personality),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 
@@ -11,6 +12,8 @@ from podrt.errors import InvalidConfig
 from podrt.model.container import Device as WantedDevice
 from podrt.model.runtimespec import Device, DeviceRule
 
+# Source: devices.list of cgroup v1.
+_RULE = re.compile(r"([abc]) ([0-9]{1,9}|\*):([0-9]{1,9}|\*) ([rwm]{1,3})")
 _ACCESS = frozenset("rwm")
 # These are the container's own, never the host's. Source: podman's list for --privileged.
 _NOT_GIVEN = frozenset({"pts", "shm", "fd", "mqueue", "console", "ptmx", ".lxc", ".lxd-mounts"})
@@ -61,6 +64,26 @@ def given_devices(wanted: Sequence[WantedDevice]) -> tuple[list[Device], list[De
             for node in found
         )
     return nodes, rules
+
+
+def parse_rules(words: Sequence[str]) -> tuple[DeviceRule, ...]:
+    """Rules such as "c 1:3 rwm" or "b *:* r". Raises: InvalidConfig."""
+    return tuple(_parse_rule(word) for word in words)
+
+
+def _parse_rule(word: str) -> DeviceRule:
+    match = _RULE.fullmatch(word)
+    if match is None:
+        raise InvalidConfig("--device-cgroup-rule", f"invalid device cgroup rule: {word!r}")
+    kind, major, minor, access = match.groups()
+    numbers = [None if number in ("*", None) else int(number) for number in (major, minor)]
+    return DeviceRule(
+        allow=True,
+        type=kind,
+        major=numbers[0],
+        minor=numbers[1],
+        access=access or "rwm",
+    )
 
 
 def _nodes(source: str, destination: str) -> Iterator[Device]:

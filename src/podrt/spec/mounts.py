@@ -35,6 +35,7 @@ class SharedFiles(msgspec.Struct, frozen=True, kw_only=True):
     hosts: str = ""
     hostname: str = ""
     resolv_conf: str = ""
+    localtime: str = ""
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +50,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     shm_bytes: int
     is_privileged: bool
     is_read_only: bool
+    has_tmpfs: bool
     files: SharedFiles
     binds_sys: bool = False
     binds_proc: bool = False
@@ -72,7 +74,7 @@ def default_mounts(wanted: Defaults) -> Mapping[str, Mount]:
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", f"nosuid,noexec,nodev,relatime,{access}"),
         *_file_mounts(wanted),
     ]
-    if wanted.is_read_only:
+    if wanted.is_read_only and wanted.has_tmpfs:
         found += (tmpfs_mount(path, ()) for path in _WRITABLE_WHEN_READ_ONLY)
     return {mount.destination: mount for mount in found}
 
@@ -114,6 +116,7 @@ def _file_mounts(wanted: Defaults) -> Iterator[Mount]:
         ("/etc/hosts", files.hosts),
         ("/etc/hostname", files.hostname),
         ("/etc/resolv.conf", files.resolv_conf),
+        ("/etc/localtime", files.localtime),
     ):
         if source:
             yield _mount(destination, "bind", source, f"bind,{access},rprivate")
@@ -165,6 +168,10 @@ def _wanted_mount(mount: WantedMount, volumes: Mapping[str, str]) -> Mount:
     destination = _destination(mount.destination, field)
     if mount.kind is MountKind.TMPFS:
         return tmpfs_mount(destination, mount.options)
+    if mount.kind in (MountKind.DEVPTS, MountKind.RAMFS):
+        kind = str(mount.kind)
+        options = _clean(mount.options, f"--mount type={kind}")
+        return Mount(destination=destination, type=kind, source=kind, options=options)
     options = _clean(mount.options, field)
     if mount.kind is MountKind.VOLUME:
         if mount.source not in volumes:

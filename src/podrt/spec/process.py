@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from podrt.errors import InvalidConfig
@@ -10,6 +11,7 @@ from podrt.model.image import ImageDefaults
 from podrt.model.runtimespec import Rlimit
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
 UNLIMITED = (1 << 64) - 1
 # Source: setrlimit(2); the names are those of podman's --ulimit.
 ULIMITS = (
@@ -48,10 +50,21 @@ def environment(
     for entry in image.env:
         name, _, value = entry.partition("=")
         found[name] = value
+    if config.unset_all_env:
+        found.clear()
+    for name in config.unset_env:
+        found.pop(name, None)
+    merged = {name: _expanded(value, found) for name, value in config.merge_env.items()}
+    found |= merged
     found.update(config.env)
     found.setdefault("HOSTNAME", hostname)
     found.setdefault("HOME", home)
     return tuple(f"{_variable(name)}={value}" for name, value in _checked(found))
+
+
+def _expanded(value: str, variables: Mapping[str, str]) -> str:
+    """`value` with $NAME and ${NAME} of `variables`; those that are not there are empty."""
+    return _REFERENCE.sub(lambda match: variables.get(match[1] or match[2], ""), value)
 
 
 def _checked(variables: Mapping[str, str]) -> Sequence[tuple[str, str]]:
