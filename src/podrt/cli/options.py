@@ -92,13 +92,14 @@ OPTIONS: dict[str, Options] = {
         works="force",
     ),
     "pod clone": Options(
-        not_yet=(
-            "blkio-weight blkio-weight-device cgroup-parent cpu-shares cpus cpuset-cpus "
-            "cpuset-mems destroy device device-read-bps device-write-bps gidmap gpus hostname "
-            "infra-command infra-name label label-file memory memory-swap name pid restart "
-            "security-opt shm-size shm-size-systemd start subgidname subuidname sysctl uidmap "
-            "userns uts volume volumes-from"
+        works=(
+            "blkio-weight blkio-weight-device cgroup-parent cpu-period cpu-quota cpu-shares cpus "
+            "cpuset-cpus cpuset-mems destroy device device-read-bps device-read-iops "
+            "device-write-bps device-write-iops gidmap hostname infra-command infra-name label "
+            "label-file memory memory-reservation memory-swap name pid restart security-opt "
+            "shm-size start subgidname subuidname sysctl uidmap userns uts volume volumes-from"
         ),
+        not_yet="gpus shm-size-systemd",
         not_ours="infra-conmon-pidfile",
     ),
     "create": Options(
@@ -230,6 +231,14 @@ OPTIONS: dict[str, Options] = {
             "health-startup-cmd health-startup-interval health-startup-retries "
             "health-startup-success health-startup-timeout health-timeout latest no-healthcheck "
             "restart unsetenv"
+        ),
+        not_ours="cpu-rt-period cpu-rt-runtime memory-swappiness",
+    ),
+    "container clone": Options(
+        works=(
+            "blkio-weight blkio-weight-device cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
+            "cpuset-mems destroy device-read-bps device-read-iops device-write-bps "
+            "device-write-iops force memory memory-reservation memory-swap name pod run"
         ),
         not_ours="cpu-rt-period cpu-rt-runtime memory-swappiness",
     ),

@@ -25,10 +25,11 @@ from podrt.locks.locks import Locks
 from podrt.model.container import ContainerConfig
 from podrt.model.image import Image
 from podrt.model.pod import PodConfig
+from podrt.model.resources import NO_LIMITS, Resources
 from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
 from podrt.store.wal import Store
 
-from . import check, create, images, pause, prune, restart, start, stop, teardown
+from . import check, clone, create, images, pause, prune, restart, start, stop, teardown
 from .container import Container
 from .context import Context
 from .draft import PodDraft
@@ -133,6 +134,34 @@ class Runtime:
             if not await undo_dead_intents(self._ctx):
                 raise
         return await creation()
+
+    async def clone_pod(self, pod: Pod, given: PodConfig) -> Pod:
+        """A pod like `pod` with copies of its containers; `given` says what is otherwise.
+
+        Raises as `create_pod`.
+        """
+        record = await self._retried(lambda: clone.clone_pod(self._ctx, pod.id, given))
+        return Pod(self._ctx, record.id, record.config.name)
+
+    async def clone_container(
+        self,
+        container: Container,
+        *,
+        name: str = "",
+        image: str = "",
+        pod: str | None = None,
+        limits: Resources = NO_LIMITS,
+    ) -> Container:
+        """A container like `container`, in the same pod unless `pod` names one.
+
+        Raises as `create_pod`.
+        """
+        record = await self._retried(
+            lambda: clone.clone_container(
+                self._ctx, container.id, name=name, image=image, pod=pod, limits=limits
+            )
+        )
+        return Container(self._ctx, record.id, record.config.name)
 
     async def create_container(self, config: ContainerConfig) -> Container:
         """Create a container, in pod `config.pod` or outside of pods. Raises as `create_pod`."""
