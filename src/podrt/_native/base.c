@@ -7,8 +7,6 @@
 #define AT_RECURSIVE 0x8000
 #endif
 
-/* The fields 3, 22 and 52 of /proc/<pid>/stat, counted from the first behind the name. */
-enum { STATE_FIELD, START_TIME_FIELD = 19, EXIT_CODE_FIELD = 49, STAT_FIELDS };
 #define LAST_SIGNAL 64
 
 int checked(long result)
@@ -101,33 +99,41 @@ int read_all(int fd, void *data, size_t bytes, off_t offset)
 	return n < 0 ? -errno : n < (ssize_t)bytes ? -ENODATA : 0;
 }
 
-int write_file(const char *path, const char *text)
+int open_path(int flags, const char *format, ...)
 {
-	OPEN(fd, checked(open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY)));
-	return write_all(fd, text, strlen(text));
+	char path[PATH_ROOM];
+	va_list words;
+	int length;
+
+	va_start(words, format);
+	length = vsnprintf(path, sizeof(path), format, words);
+	va_end(words);
+	return length < PATH_ROOM ? checked(open(path, flags | O_CLOEXEC)) : -ENAMETOOLONG;
+}
+
+/* To a file that was just opened, or was not. */
+int write_text(int fd, const char *text)
+{
+	OPEN(file, fd);
+	return write_all(file, text, strlen(text));
 }
 
 /* A small kernel file as a string: one read is enough for those. */
-int read_text(const char *path, char *text, size_t room)
+int read_text(int fd, char *text, size_t room)
 {
-	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, room - 1);
+	OPEN(file, fd);
+	ssize_t n = read(file, text, room - 1);
 
-	if (n < 0)
-		return -errno;
+	TRY(n < 0 ? -errno : 0);
 	text[n] = '\0';
 	return 0;
 }
 
 /* Source: proc(5), /proc/[pid]/stat; the name may hold spaces and brackets. */
-static int read_stat(pid_t pid, uint64_t *fields)
+int parse_stat(const char *text, uint64_t *fields)
 {
-	char path[32], text[1024];
-	char *at;
+	const char *at = strrchr(text, ')');
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	TRY(read_text(path, text, sizeof(text)));
-	at = strrchr(text, ')');
 	for (int field = 0; field < STAT_FIELDS; field++) {
 		at = at ? strchr(at + 1, ' ') : NULL;
 		if (!at)
@@ -135,6 +141,14 @@ static int read_stat(pid_t pid, uint64_t *fields)
 		fields[field] = field == STATE_FIELD ? (uint64_t)at[1] : strtoull(at + 1, NULL, 10);
 	}
 	return 0;
+}
+
+static int read_stat(pid_t pid, uint64_t *fields)
+{
+	char text[1024];
+
+	TRY(read_text(open_path(O_RDONLY, "/proc/%d/stat", (int)pid), text, sizeof(text)));
+	return parse_stat(text, fields);
 }
 
 int start_ticks(pid_t pid, uint64_t *ticks)
@@ -150,11 +164,10 @@ int start_ticks(pid_t pid, uint64_t *ticks)
  * trace it the kernel shows a zero in that place, so whether we may is asked first. */
 int zombie_status(pid_t pid, uint64_t ticks, int *status)
 {
-	char path[32], text[32];
+	char text[32];
 	uint64_t fields[STAT_FIELDS];
 
-	snprintf(path, sizeof(path), "/proc/%d/personality", (int)pid);
-	TRY(read_text(path, text, sizeof(text)));
+	TRY(read_text(open_path(O_RDONLY, "/proc/%d/personality", (int)pid), text, sizeof(text)));
 	TRY(read_stat(pid, fields));
 	if (fields[STATE_FIELD] != 'Z' || fields[START_TIME_FIELD] != ticks)
 		return -ESRCH;

@@ -14,6 +14,7 @@
 #include <linux/openat2.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,6 +32,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/types.h>
+#include <sys/un.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -119,8 +121,13 @@ int take_fd(int *fd);
 
 int write_all(int fd, const void *data, size_t bytes);
 int read_all(int fd, void *data, size_t bytes, off_t offset);
-int write_file(const char *path, const char *text);
-int read_text(const char *path, char *text, size_t room);
+/* The path as printf makes it. */
+int open_path(int flags, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int write_text(int fd, const char *text);
+int read_text(int fd, char *text, size_t room);
+/* Fields of /proc/<pid>/stat, counted from the first behind the name. */
+enum { STATE_FIELD, PARENT_FIELD, START_TIME_FIELD = 19, EXIT_CODE_FIELD = 49, STAT_FIELDS };
+int parse_stat(const char *text, uint64_t *fields);
 int start_ticks(pid_t pid, uint64_t *ticks);
 int zombie_status(pid_t pid, uint64_t ticks, int *status);
 uint32_t crc32_of(const void *data, size_t bytes);

@@ -51,13 +51,12 @@ static int wait_for_go(struct slot *slot)
 /* Our number and our parent's, as the monitor sees them. */
 static pid_t read_stat(const struct child *child, pid_t *parent)
 {
-	char text[256] = "";
-	const char *at;
+	uint64_t fields[STAT_FIELDS];
+	char text[1024] = "";
 
-	if (pread(child->stat, text, sizeof(text) - 1, 0) < 0)
-		return -errno;
-	at = strrchr(text, ')');
-	*parent = at ? (pid_t)strtol(at + strlen(") S"), NULL, 10) : 0;
+	TRY(pread(child->stat, text, sizeof(text) - 1, 0) < 0 ? -errno : 0);
+	TRY(parse_stat(text, fields));
+	*parent = (pid_t)fields[PARENT_FIELD];
 	return (pid_t)strtol(text, NULL, 10);
 }
 
@@ -74,15 +73,12 @@ static int follow_monitor(struct child *child)
 /* Connected while its path can be seen. */
 static int open_notify(struct child *child)
 {
-	struct sockaddr_un {
-		sa_family_t family;
-		char path[108];
-	} address = {.family = AF_UNIX};
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 
 	child->detail = plan_str(child->plan, OP_NOTIFY, 0);
-	if (strlen(child->detail) >= sizeof(address.path))
+	if (strlen(child->detail) >= sizeof(address.sun_path))
 		return -ENAMETOOLONG;
-	strcpy(address.path, child->detail);
+	strcpy(address.sun_path, child->detail);
 	child->notify = checked(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
 	TRY(child->notify);
 	return checked(connect(child->notify, (const struct sockaddr *)&address, sizeof(address)));

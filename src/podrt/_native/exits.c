@@ -19,12 +19,12 @@ struct k_pidfd_info {
 static bool was_oom_killed(struct container *c)
 {
 	static const char *const files[] = {"memory.events", "memory.oom_control"};
-	char path[PATH_ROOM], text[1024];
+	char text[1024];
 	uint64_t seen = c->oom_kills;
 
 	for (int i = 0; c->memory_dir && i < 2; i++) {
-		snprintf(path, sizeof(path), "%s/%s", c->memory_dir, files[i]);
-		if (read_text(path, text, sizeof(text)) < 0)
+		if (read_text(open_path(O_RDONLY, "%s/%s", c->memory_dir, files[i]), text,
+			      sizeof(text)) < 0)
 			continue;
 		const char *line = strstr(text, "oom_kill ");
 		c->oom_kills = line ? strtoull(line + strlen("oom_kill "), NULL, 10) : 0;
@@ -149,21 +149,18 @@ void collect_children(struct monitor *m)
  * one logged: it could as well have copied it. */
 static void reopen_output(struct monitor *m, struct stream *stream, pid_t pid, int number)
 {
-	char path[48], text[128], *flags;
+	cleanup_fd int place = open_path(O_PATH, "/proc/%d/fd/%d", (int)pid, number), ours = -1;
+	char text[128], *flags;
 	struct statfs fs;
-	cleanup_fd int place = -1;
 
-	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
-	place = open(path, O_PATH | O_CLOEXEC);
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", (int)pid, number);
 	if (place < 0 || fstatfs(place, &fs) < 0 || fs.f_type != PIPEFS_MAGIC ||
-	    read_text(path, text, sizeof(text)) < 0)
+	    read_text(open_path(O_RDONLY, "/proc/%d/fdinfo/%d", (int)pid, number), text,
+		      sizeof(text)) < 0)
 		return;
 	flags = strstr(text, "flags:");
 	if (!flags || (strtoul(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) != O_RDWR)
 		return;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", place);
-	cleanup_fd int ours = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	ours = open_path(O_RDONLY | O_NONBLOCK, "/proc/self/fd/%d", place);
 	if (ours >= 0)
 		watch(m, &stream->source, &ours);
 }

@@ -64,15 +64,10 @@ void launch_clean(struct launch *launch)
 int launch_reopen(const struct launch *launch)
 {
 	const int ends[] = {launch->out[1], launch->err[1]};
-	char path[32];
 
 	for (int i = 0; i < 2; i++) {
-		cleanup_fd int fd = -1;
-
-		snprintf(path, sizeof(path), "/proc/self/fd/%d", ends[i]);
-		fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd < 0 || dup3(fd, ends[i], O_CLOEXEC) < 0)
-			return -errno;
+		OPEN(fd, open_path(O_RDWR, "/proc/self/fd/%d", ends[i]));
+		TRY(checked(dup3(fd, ends[i], O_CLOEXEC)));
 	}
 	return 0;
 }
@@ -100,12 +95,9 @@ int launch_pipes(struct launch *launch)
 
 static int write_maps(pid_t pid, const char *uid_map, const char *gid_map)
 {
-	char path[48];
-
-	snprintf(path, sizeof(path), "/proc/%d/uid_map", (int)pid);
-	TRY(*uid_map ? write_file(path, uid_map) : 0);
-	snprintf(path, sizeof(path), "/proc/%d/gid_map", (int)pid);
-	return *gid_map ? write_file(path, gid_map) : 0;
+	TRY(*uid_map ? write_text(open_path(O_WRONLY, "/proc/%d/uid_map", (int)pid), uid_map) : 0);
+	return *gid_map ? write_text(open_path(O_WRONLY, "/proc/%d/gid_map", (int)pid), gid_map)
+			: 0;
 }
 
 /* A process that only waits to be killed, in new namespaces: they are opened through /proc. */
@@ -199,7 +191,8 @@ static _Noreturn void help(struct launch *launch)
 		launch->slot->stage = op->code;
 		/* Before the first process is in. Source: time_namespaces(7). */
 		if (op->code == OP_TIMENS)
-			result = write_file("/proc/self/timens_offsets", op->f[0].s);
+			result = write_text(open_path(O_WRONLY, "/proc/self/timens_offsets"),
+					    op->f[0].s);
 		else if (op->code == OP_SETNS && !(op->f[0].u & (CLONE_NEWNS | CLONE_NEWCGROUP)))
 			result = child_enter(&child, op);
 	}
@@ -261,14 +254,12 @@ int launch_settle(struct launch *launch)
 	const struct plan *plan = &launch->plan;
 	const char *end = launch->dirs + launch->dirs_bytes;
 	const char *score = plan_str(plan, OP_OOM_SCORE, 0);
-	char path[PATH_ROOM], text[16];
+	char text[16];
 	int result = 0;
 
 	snprintf(text, sizeof(text), "%d", (int)launch->pid);
 	for (const char *at = launch->dirs; launch->joins && at < end; at += strlen(at) + 1) {
-		int n = snprintf(path, sizeof(path), "%s/cgroup.procs", at);
-
-		result = n < (int)sizeof(path) ? write_file(path, text) : -ENAMETOOLONG;
+		result = write_text(open_path(O_WRONLY, "%s/cgroup.procs", at), text);
 		if (result < 0)
 			return launch_fail(launch, STAGE_CGROUP, result, at);
 	}
@@ -277,8 +268,8 @@ int launch_settle(struct launch *launch)
 				    plan_str(plan, OP_IDMAP, 1));
 	if (result < 0)
 		return launch_fail(launch, OP_IDMAP, result, plan_str(plan, OP_IDMAP, 0));
-	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)launch->pid);
 	if (score)
-		result = write_file(path, score);
+		result = write_text(open_path(O_WRONLY, "/proc/%d/oom_score_adj", (int)launch->pid),
+				    score);
 	return result < 0 ? launch_fail(launch, OP_OOM_SCORE, result, "oom_score_adj") : 0;
 }

@@ -49,11 +49,8 @@ static int parse_id(const char *text, uint8_t *id)
 {
 	if (strlen(text) != 2 * ID_BYTES || strspn(text, "0123456789abcdef") != 2 * ID_BYTES)
 		return -EINVAL;
-	for (int i = 0; i < ID_BYTES; i++) {
-		const char digits[3] = {text[2 * i], text[2 * i + 1], '\0'};
-
-		id[i] = (uint8_t)strtoul(digits, NULL, 16);
-	}
+	for (int i = 0; i < ID_BYTES; i++)
+		sscanf(text + 2 * i, "%2hhx", &id[i]);
 	return 0;
 }
 
@@ -74,11 +71,8 @@ static int become_monitor(struct monitor *m, char *const *cgroups)
 	struct rlimit most;
 
 	TRY(checked(setsid()));
-	for (; *cgroups; cgroups++) {
-		int n = snprintf(path, sizeof(path), "%s/cgroup.procs", *cgroups);
-
-		TRY(n < (int)sizeof(path) ? write_file(path, "0") : -ENAMETOOLONG);
-	}
+	for (; *cgroups; cgroups++)
+		TRY(write_text(open_path(O_WRONLY, "%s/cgroup.procs", *cgroups), "0"));
 	TRY(k_close_range(FD_FIRST_FREE, 0));
 	for (int fd = FD_LOCK; fd < FD_FIRST_FREE; fd++)
 		TRY(checked(fcntl(fd, F_SETFD, FD_CLOEXEC)));

@@ -31,21 +31,17 @@ static int mount_fs(int fs, char *const *options, uint64_t attrs)
 
 static int map_ids(int tree, bool recursive, const char *uid_map, const char *gid_map)
 {
-	char path[32];
-	int space;
-	pid_t pid;
+	struct k_mount_attr attr = {.attr_set = K_ATTR_IDMAP};
+	pid_t pid = !uid_map || !*uid_map || !*gid_map
+			? -EINVAL
+			: launch_idle(CLONE_NEWUSER, uid_map, gid_map);
+	int space = pid < 0 ? pid : open_path(O_RDONLY, "/proc/%d/ns/user", (int)pid);
 
-	if (!uid_map || !*uid_map || !*gid_map)
-		return -EINVAL;
-	pid = launch_idle(CLONE_NEWUSER, uid_map, gid_map);
-	TRY(pid);
-	snprintf(path, sizeof(path), "/proc/%d/ns/user", (int)pid);
-	space = checked(open(path, O_RDONLY | O_CLOEXEC));
-	end_idle(pid);
+	if (pid > 0)
+		end_idle(pid);
 	OPEN(held, space);
-	return k_mount_setattr(
-	    tree, recursive,
-	    (struct k_mount_attr){.attr_set = K_ATTR_IDMAP, .userns_fd = (uint64_t)held});
+	attr.userns_fd = (uint64_t)held;
+	return k_mount_setattr(tree, recursive, attr);
 }
 
 /* Layers as the plan's user namespace sees them: mounts that must last until they are used. */

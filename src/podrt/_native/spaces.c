@@ -31,7 +31,6 @@ static void drop(struct held_ns *held)
 /* The namespaces `pid` is in (0: ours), as far as `flags` asks for them. */
 static int open_spaces(struct held_ns *held, pid_t pid, uint32_t flags)
 {
-	char path[48];
 	struct stat st;
 
 	for (int i = 0; i < HELD_KINDS; i++)
@@ -39,11 +38,10 @@ static int open_spaces(struct held_ns *held, pid_t pid, uint32_t flags)
 	for (int i = 0; i < HELD_KINDS; i++) {
 		if (!(flags & kinds[i].type))
 			continue;
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)(pid ? pid : getpid()),
-			 kinds[i].name);
-		held[i].fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (held[i].fd < 0 || fstat(held[i].fd, &st) < 0)
-			return -errno;
+		held[i].fd = open_path(O_RDONLY, "/proc/%d/ns/%s", (int)(pid ? pid : getpid()),
+				       kinds[i].name);
+		TRY(held[i].fd);
+		TRY(checked(fstat(held[i].fd, &st)));
 		held[i].inode = st.st_ino;
 	}
 	return 0;
@@ -146,14 +144,13 @@ void spaces_lead(struct monitor *m, const struct container *c, bool lives)
 		return;
 	for (int i = HELD_KINDS; i < ALL_KINDS; i++) {
 		struct held_ns *held = &m->held[i];
-		char path[48];
 		struct stat st = {0};
 
 		close_fd(&held->fd);
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", (int)c->pid, kinds[i].name);
+		held->type = kinds[i].type;
 		if (lives)
-			*held =
-			    (struct held_ns){kinds[i].type, open(path, O_RDONLY | O_CLOEXEC), 0};
+			held->fd =
+			    open_path(O_RDONLY, "/proc/%d/ns/%s", (int)c->pid, kinds[i].name);
 		/* Still ours to reap, or to signal: then the number was not another's. */
 		if (held->fd >= 0 && (signal_container(c, 0) < 0 || fstat(held->fd, &st) < 0))
 			close_fd(&held->fd);
@@ -213,12 +210,10 @@ static int clone_shm(int mount_ns)
 /* The pod's shared memory lives on in its members: newcomers shall see what is in it. */
 static int take_shm(struct monitor *m, pid_t member)
 {
-	char path[32];
 	int tree;
 
-	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", (int)member);
-	OPEN(home, checked(open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC)));
-	OPEN(there, checked(open(path, O_RDONLY | O_CLOEXEC)));
+	OPEN(home, open_path(O_RDONLY, "/proc/self/ns/mnt"));
+	OPEN(there, open_path(O_RDONLY, "/proc/%d/ns/mnt", (int)member));
 	tree = clone_shm(there);
 	if (setns(home, CLONE_NEWNS) < 0)
 		give_up(m);
