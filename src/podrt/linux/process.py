@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import msgspec
 
@@ -41,6 +42,24 @@ def alive(pid: int, start_ticks: int) -> bool:
         return False
     state, ticks = calls.process_stat(pid)
     return ticks == start_ticks and ticks != 0 and state not in _ENDED
+
+
+def kill(pid: int, start_ticks: int) -> bool:
+    """Send SIGKILL to this very process; False when it is gone. Raises: OSError."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # Looked at while the descriptor holds the number.
+        if not alive(pid, start_ticks):
+            return False
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def command_name(pid: int) -> str:

@@ -18,10 +18,11 @@ from podrt.engines import wire
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor, Started, open_monitor
 from podrt.engines.plan_namespaces import map_text
-from podrt.errors import EngineFailed, Removed
+from podrt.errors import EngineFailed, Removed, StoreCorrupt, StoreFailed
+from podrt.linux import process
 from podrt.model.resources import Resources
 from podrt.spec.userns import to_maps
-from podrt.store.journal import create_journal
+from podrt.store.journal import Kind, create_journal, read_first
 from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, Put
 from podrt.store.tables import Tables
 
@@ -101,6 +102,7 @@ async def open_group(
 
 def _begin_epoch(ctx: Context, group_id: str) -> int:
     """Fold the former journal and create the next one; returns its descriptor."""
+    _end_lost_monitor(ctx, group_id)
     former = 0
     epoch = 0
 
@@ -132,6 +134,18 @@ def _begin_epoch(ctx: Context, group_id: str) -> int:
     return fd
 
 
+def _end_lost_monitor(ctx: Context, group_id: str) -> None:
+    """Kill the former monitor if it still lives: its run directory, and with it the lock that
+    makes a monitor the only one, was removed. What it watched is taken over from it."""
+    group = ctx.store.tables.get(GroupRecord, group_id)
+    if group is None:
+        return
+    with contextlib.suppress(StoreCorrupt, StoreFailed, OSError):
+        first = read_first(ctx.layout.journal(group_id, group.epoch))
+        if first is not None and first.boot_id == ctx.boot_id and first.kind == Kind.MONITOR_UP:
+            process.kill(first.pid, first.start_ticks)
+
+
 async def _adopt(ctx: Context, monitor: Monitor) -> None:
     """Hand the monitor the processes whose monitor died, and the namespaces they are in.
 
@@ -144,11 +158,11 @@ async def _adopt(ctx: Context, monitor: Monitor) -> None:
         facts = ctx.view.facts(member)
         with contextlib.suppress(EngineFailed):
             # One that ended meanwhile has its end believed from the kernel.
-            process = Started(facts.pid, facts.start_ticks)
+            left = Started(facts.pid, facts.start_ticks)
             await monitor.adopt(
                 member.id,
                 facts.run,
-                process,
+                left,
                 ctx.layout.log(member.id),
                 flags=wire.START_LEADS if member.config.is_infra else 0,
             )

@@ -35,6 +35,7 @@ from .context import Context
 from .draft import PodDraft
 from .image_names import image_named
 from .pod import Pod
+from .reboot import refresh
 from .recovery import renew_locks, undo_dead_intents
 from .resolve import resolve_pod
 from .view import View
@@ -75,6 +76,7 @@ async def open_runtime(settings: Settings | None = None) -> AsyncIterator[Runtim
         stack.callback(ctx.close)
         await undo_dead_intents(ctx)
         renew_locks(ctx)
+        await refresh(ctx)
         yield Runtime(ctx)
 
 

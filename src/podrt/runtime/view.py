@@ -180,16 +180,18 @@ class View:
 
     def state(self, container: ContainerRecord) -> ContainerState:
         """A container's state."""
-        return container_state(
-            self.facts(container),
-            is_removing=container.removing,
-            cleaned_run=container.cleaned_run,
-        )
+        return self._state(container, is_removing=container.removing)
 
     def live_state(self, container: ContainerRecord) -> ContainerState:
         """A container's state as if its removal had not begun: what its process does."""
+        return self._state(container, is_removing=False)
+
+    def _state(self, container: ContainerRecord, *, is_removing: bool) -> ContainerState:
         facts = self.facts(container)
-        return container_state(facts, is_removing=False, cleaned_run=container.cleaned_run)
+        # Of what ran in another boot nothing is left to clean up.
+        ended = facts.run if facts.boot_id not in ("", self.boot_id) else 0
+        cleaned_run = max(container.cleaned_run, ended)
+        return container_state(facts, is_removing=is_removing, cleaned_run=cleaned_run)
 
     def pod_state(self, pod: PodRecord) -> PodState:
         """A pod's state from its members (semantics.md section 2)."""

@@ -140,6 +140,16 @@ def read_journal(path: str, after_seq: int = 0) -> list[JournalRecord]:
         return [record for record in reader.read() if record.seq > after_seq]
 
 
+def read_first(path: str) -> JournalRecord | None:
+    """The first record, in which a monitor names itself; None if it is not whole.
+
+    Raises: StoreFailed, StoreCorrupt (the header), Unsupported.
+    """
+    with JournalReader(path) as reader:
+        found = reader.read(most_bytes=RECORD_BYTES)
+    return found[0] if found and found[0].seq == 1 else None
+
+
 class JournalReader:
     """Reads a journal again and again, each time what is new.
 
@@ -158,12 +168,17 @@ class JournalReader:
         """Where the last record that was read ends."""
         return self._at
 
-    def read(self) -> list[JournalRecord]:
-        """The records since the last call. Raises: as `read_journal`."""
+    def read(self, most_bytes: int | None = None) -> list[JournalRecord]:
+        """The records since the last call, or those of the next bytes.
+
+        Raises: as `read_journal`.
+        """
         try:
             if self._fd < 0 and not self._open():
                 return []
             size = os.fstat(self._fd).st_size
+            if most_bytes is not None:
+                size = min(size, self._at + most_bytes)
             if size <= self._at:
                 return []
             start = max(HEADER_BYTES, self._at - RECORD_BYTES + 1)
