@@ -32,7 +32,8 @@ def check_flags(parser: Parser) -> None:
 
 def check(args: argparse.Namespace, settings: Settings) -> int:
     """Print what does not fit together; 1 when something is left that does not."""
-    from podrt.runtime.check import Finding, repair_store
+    from podrt.runtime.check import repair_store
+    from podrt.runtime.finding import Finding
     from podrt.runtime.runtime import Runtime
 
     from .run_async import run

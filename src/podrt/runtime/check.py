@@ -9,32 +9,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from podrt.config import Settings
 from podrt.engines.liveness import has_monitor
 from podrt.errors import PodrtError, Removed
-from podrt.linux import features, trees
+from podrt.linux import features
 from podrt.model.ids import is_full_id, short_id
 from podrt.store.records import ContainerRecord, Delete, GroupRecord, IntentRecord, PodRecord
 from podrt.store.repair import repair
 
 from .context import Context
+from .finding import Finding, Problem, found, removal
+from .kernel_check import damaged_journals, kernel_problems
 from .recovery import dead_intents, undo_dead_intents
 from .teardown import remove_container_verb, remove_left_cgroup, remove_pod
-
-Mend = Callable[[], Awaitable[object]]
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that does not fit; `is_repaired` says whether it was mended just now."""
-
-    kind: str
-    what: str
-    problem: str
-    is_repaired: bool = False
 
 
 async def check(ctx: Context, *, mends: bool = False) -> list[Finding]:
@@ -42,7 +33,14 @@ async def check(ctx: Context, *, mends: bool = False) -> list[Finding]:
     ctx.check_open()
     ctx.view.refresh()
     findings = _check_lock_table(ctx, mends)
-    for finding, mend in list(_Checker(ctx).problems()):
+    # Without its header a journal can be neither read nor checked against anything.
+    findings += await _tend(damaged_journals(ctx), mends)
+    return findings + await _tend(_Checker(ctx).problems(), mends)
+
+
+async def _tend(problems: Iterable[Problem], mends: bool) -> list[Finding]:
+    findings = []
+    for finding, mend in list(problems):
         is_repaired = False
         if mends and mend is not None:
             try:
@@ -99,9 +97,6 @@ def repair_store(settings: Settings) -> list[Finding]:
     return [kept, *findings]
 
 
-Problem = tuple[Finding, Mend | None]
-
-
 class _Checker:
     """One look at the whole state, all lists taken from the same tables."""
 
@@ -144,7 +139,8 @@ class _Checker:
         yield from self._stray_groups()
         yield from self._stray_cgroups()
         yield from self._stray_locks()
-        yield from self._missing_plans()
+        yield from self._stray_records()
+        yield from kernel_problems(self._ctx)
 
     def _intents_of_the_dead(self) -> Iterator[Problem]:
         for intent in dead_intents(self._ctx):
@@ -161,7 +157,7 @@ class _Checker:
         for pod in self._pods.values():
             if pod.removing and not self._is_at_work(pod.lock):
                 yield (
-                    _finding("pod", pod.config.name, "its removal was never finished"),
+                    found("pod", pod.config.name, "its removal was never finished"),
                     functools.partial(remove_pod, self._ctx, pod.id, force=True),
                 )
         for record in self._containers.values():
@@ -169,7 +165,7 @@ class _Checker:
             lock = pod_of.lock if pod_of is not None else record.lock
             if record.removing and not self._pod_is_removing(record) and not self._is_at_work(lock):
                 yield (
-                    _finding("container", record.config.name, "its removal was never finished"),
+                    found("container", record.config.name, "its removal was never finished"),
                     functools.partial(remove_container_verb, self._ctx, record.id, force=True),
                 )
 
@@ -181,8 +177,8 @@ class _Checker:
         for name in _listdir(directory):
             if self._is_stray(name, f"{directory}/{name}"):
                 yield (
-                    _finding(kind, f"{directory}/{name}", "nothing owns it"),
-                    _removal(f"{directory}/{name}"),
+                    found(kind, f"{directory}/{name}", "nothing owns it"),
+                    removal(f"{directory}/{name}"),
                 )
 
     def _stray_journals(self) -> Iterator[Problem]:
@@ -190,7 +186,7 @@ class _Checker:
         for name in _listdir(directory):
             path = f"{directory}/{name}"
             if self._is_stray(name.partition(".")[0], path):
-                yield _finding("journal", path, "nothing owns it"), _removal(path)
+                yield found("journal", path, "nothing owns it"), removal(path)
 
     def _stray_groups(self) -> Iterator[Problem]:
         directory = self._ctx.layout.run_dir
@@ -198,10 +194,10 @@ class _Checker:
             if not self._is_stray(name, f"{directory}/{name}"):
                 continue
             if has_monitor(self._ctx.layout, name):
-                yield _finding("monitor", name, "it watches nothing that exists"), None
+                yield found("monitor", name, "it watches nothing that exists"), None
             else:
                 path = f"{directory}/{name}"
-                yield _finding("run directory", path, "nothing owns it"), _removal(path)
+                yield found("run directory", path, "nothing owns it"), removal(path)
 
     def _stray_cgroups(self) -> Iterator[Problem]:
         """Cgroups whose removal failed; a foreign one may belong to another root of this host."""
@@ -209,7 +205,7 @@ class _Checker:
             if intent.verb == "remove":
                 for path in intent.made:
                     yield (
-                        _finding("cgroup", path, "its owner is gone"),
+                        found("cgroup", path, "its owner is gone"),
                         functools.partial(remove_left_cgroup, self._ctx, intent.id, path),
                     )
 
@@ -222,7 +218,7 @@ class _Checker:
                 async def mend(index: int = index, owner: str = owner) -> None:
                     locks.free(index, owner)
 
-                yield _finding("lock", str(index), problem), mend
+                yield found("lock", str(index), problem), mend
 
     def _lock_problem(self, index: int, owner: str) -> str:
         """Why nobody uses a lock, "" if somebody does or is about to."""
@@ -239,40 +235,17 @@ class _Checker:
         entry = self._ctx.locks.table.entry(index)
         return entry is not None and entry.owner_id.hex() == owner
 
-    def _missing_plans(self) -> Iterator[Problem]:
-        for record in self._containers.values():
-            path = self._ctx.layout.plan(record.id)
-            if not record.config.has_program or record.removing or os.path.exists(path):
-                continue
-            if not self._is_going(record.id):
-                yield _finding("container", record.config.name, f"{path} is missing"), None
+    def _stray_records(self) -> Iterator[Problem]:
         for group in list(self._ctx.store.tables.all(GroupRecord)):
             if group.id not in self._known and self._is_nobody(group.id):
                 yield (
-                    _finding("group", group.id, "nothing owns it"),
+                    found("group", group.id, "nothing owns it"),
                     functools.partial(_forget_group, self._ctx, group.id),
                 )
-
-    def _is_going(self, container_id: str) -> bool:
-        """Whether a command has removed it meanwhile, or is about to."""
-        self._ctx.view.refresh()
-        current = self._ctx.store.tables.get(ContainerRecord, container_id)
-        return current is None or current.removing
 
 
 async def _forget_group(ctx: Context, group_id: str) -> None:
     await ctx.commit(lambda _: [Delete(GroupRecord, group_id)])
-
-
-def _finding(kind: str, what: str, problem: str) -> Finding:
-    return Finding(kind=kind, what=what, problem=problem)
-
-
-def _removal(path: str) -> Mend:
-    async def mend() -> None:
-        trees.remove_tree(path)
-
-    return mend
 
 
 def _listdir(path: str) -> list[str]:

@@ -33,6 +33,7 @@ from . import check, clone, create, images, pause, prune, restart, start, stop, 
 from .container import Container
 from .context import Context
 from .draft import PodDraft
+from .finding import Finding
 from .image_names import image_named
 from .pod import Pod
 from .reboot import refresh
@@ -280,7 +281,7 @@ class Runtime:
         """Remove an image, or one of its names if it has several. Raises: NotFound, InUse."""
         return await images.remove_image(self._ctx, name, force=force)
 
-    async def check(self, *, repair: bool = False) -> list[check.Finding]:
+    async def check(self, *, repair: bool = False) -> list[Finding]:
         """What does not fit together; with `repair` it is mended where that is safe."""
         return await check.check(self._ctx, mends=repair)
 

@@ -18,7 +18,14 @@ import trio
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor
 from podrt.engines.wire import Kind
-from podrt.errors import EngineFailed, InUse, InvalidState, MonitorGone, PodrtError
+from podrt.errors import (
+    EngineFailed,
+    InUse,
+    InvalidConfig,
+    InvalidState,
+    MonitorGone,
+    PodrtError,
+)
 from podrt.linux import trees
 from podrt.model.resources import Resources
 from podrt.model.states import ALIVE, LIVE_PHASES, ContainerState, Phase
@@ -66,9 +73,12 @@ async def remove_pod(
     `only_if` is asked once nobody else works on the pod; if it says no the pod stays.
 
     Raises: InvalidState naming every member that is in the way, before anything is touched;
-    the first error of the table in semantics.md section 6 otherwise.
+    InvalidConfig for a grace period without `force`; the first error of the table in semantics.md
+    section 6 otherwise.
     """
     ctx.check_open()
+    if timeout_s is not None and not force:
+        raise InvalidConfig("--time", "must be used with --force")
     verb = Verb.FORCE_REMOVE if force else Verb.REMOVE
     async with claim(ctx, pod_id, verb):
         pod = ctx.load_pod(pod_id)
@@ -125,17 +135,25 @@ class _PodRemoval:
 
     async def run(self) -> Outcomes:
         await self._mark_removing()
-        self._forbid_forks()
         outcomes = await self._remove_members()
-        failed = next((error for error in outcomes.values() if error is not None), None)
-        if failed is not None:
+        failed = [error for error in outcomes.values() if error is not None]
+        if failed:
             # The pod stays `removing` with everything it still has; a second rm resumes.
-            raise failed
+            for error in failed[1:]:
+                self._log(error)
+            raise failed[0]
         with finishing("remove"):
             await self._forget_members()
+            self._remove_volumes()
             await self._remove_cgroups()
-            self._remove_files()
-            await self._forget_pod()
+            remove_group_files(self._ctx, self._pod.id)
+            try:
+                await self._forget_pod()
+            except BaseException:
+                # This is the error that counts; the one kept until now would be lost.
+                if self._error is not None:
+                    self._log(self._error)
+                raise
         if self._error is not None:
             raise self._error
         return outcomes
@@ -172,6 +190,7 @@ class _PodRemoval:
             return await walk(graph, self._give_up(by_id), limiter=ctx.limiter, on_failed_need=None)
         async with open_group(ctx, pod.id, pod.config.cgroup_parent) as monitor:
             await monitor.note(Kind.REMOVING, pod.id)
+            self._forbid_forks()
             outcomes = await walk(
                 graph,
                 self._end_and_give_up(by_id, monitor),
@@ -228,12 +247,17 @@ class _PodRemoval:
         if self._error is None:
             self._error = error
         else:
-            _logger.error("removing pod %s: %s", self._pod.id, error)
+            self._log(error)
 
-    def _remove_files(self) -> None:
-        remove_group_files(self._ctx, self._pod.id)
-        with contextlib.suppress(OSError):
+    def _log(self, error: Exception) -> None:
+        _logger.error("removing pod %s: %s", self._pod.id, error)
+
+    def _remove_volumes(self) -> None:
+        """The pod's own volumes, and the files its members shared; named volumes stay."""
+        try:
             trees.remove_tree(self._ctx.layout.pod(self._pod.id))
+        except OSError as exc:
+            self._log(exc)
 
     async def _forget_pod(self) -> None:
         pod_id = self._pod.id
@@ -303,7 +327,10 @@ async def remove_left_cgroup(ctx: Context, intent_id: str, path: str) -> None:
     """
     ctx.cgroups.kill(path)
     ctx.cgroups.remove(path)
-    ctx.cgroups.remove_if_empty(path.rpartition("/")[0])
+    parent = path.rpartition("/")[0]
+    ctx.cgroups.remove_if_empty(parent)
+    # That of a monitor lies one level deeper.
+    ctx.cgroups.remove_if_empty(parent.removesuffix("/monitors"))
 
     def build(tables: Tables) -> list[Op]:
         intent = tables.get(IntentRecord, intent_id)

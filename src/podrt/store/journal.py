@@ -121,6 +121,22 @@ def create_journal(path: str, boot_id: str, group_id: str) -> int:
     return fd
 
 
+def renew_header(path: str, boot_id: str, group_id: str) -> None:
+    """Write a journal's header anew, whose records say what they are without it.
+
+    Records of another boot are then taken for ones of `boot_id`: the processes they name are not
+    there, so they count as ended. Raises: StoreFailed.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, encode_header(boot_id, group_id), 0)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StoreFailed(path, error.errno or 5, "write") from error
+
+
 def read_header(path: str) -> JournalHeader:
     """A journal's header. Raises: StoreFailed, StoreCorrupt, Unsupported."""
     try:
