@@ -14,8 +14,8 @@ NATIVE = Path(__file__).parents[2] / "src/podrt/_native"
 Change = tuple[str, str, str]
 
 
-def build_without(folder: Path, changes: Sequence[Change]) -> Path:
-    """The monitor compiled from a changed copy of its sources.
+def copy_without(folder: Path, changes: Sequence[Change]) -> Path:
+    """A changed copy of the sources.
 
     A protection that is not where it is expected, exactly once, is an error: the test would show
     nothing any more.
@@ -27,6 +27,12 @@ def build_without(folder: Path, changes: Sequence[Change]) -> Path:
         text = path.read_text()
         assert text.count(old) == 1, f"{name} holds {text.count(old)} times {old!r}"
         path.write_text(text.replace(old, new))
+    return sources
+
+
+def build_without(folder: Path, changes: Sequence[Change]) -> Path:
+    """The monitor compiled from a changed copy of its sources."""
+    sources = copy_without(folder, changes)
     made = folder / "podrt-monitor"
     files = [str(path) for path in sources.glob("*.c") if path.name != "pause.c"]
     compiler = ["gcc"]

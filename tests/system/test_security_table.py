@@ -88,6 +88,7 @@ ROWS: dict[str, tuple[tuple[str, str], ...]] = {
         ("unit/store/test_damage.py",
          "test_open_after_any_flipped_bit_keeps_a_correct_prefix_or_refuses"),
         ("system/native/test_fuzz_native.py", "test_decode_mutated_plans_is_refused_or_walked"),
+        ("system/native/test_fuzz_native.py", "test_decoder_that_lacks_a_bound_is_caught"),
         ("system/native/test_fuzz_native.py",
          "test_read_mutated_messages_leaves_the_monitor_serving"),
     ),

@@ -14,6 +14,7 @@ import pytest
 
 from doubles import monitor_driver as m
 from doubles.monitor_driver import Box, Client, Group, Message, Operation, plan_of
+from doubles.weakened import copy_without
 
 PROJECT = Path(__file__).parents[3]
 NATIVE = PROJECT / "src/podrt/_native"
@@ -41,9 +42,13 @@ def every_operation() -> list[Operation]:
 def fuzz_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("gcc") is None:
         pytest.skip("needs gcc")
-    program = tmp_path_factory.mktemp("fuzz") / "fuzz_plan"
-    sources = [FUZZ / "fuzz_plan.c", NATIVE / "plan.c", NATIVE / "base.c"]
-    command = ["gcc", "-std=gnu11", *SANITIZE, f"-I{NATIVE}", *map(str, sources), "-o"]
+    return build_fuzz_plan(tmp_path_factory.mktemp("fuzz"), NATIVE)
+
+
+def build_fuzz_plan(folder: Path, native: Path) -> Path:
+    program = folder / "fuzz_plan"
+    sources = [FUZZ / "fuzz_plan.c", native / "plan.c", native / "base.c"]
+    command = ["gcc", "-std=gnu11", *SANITIZE, f"-I{native}", *map(str, sources), "-o"]
     built = subprocess.run([*command, str(program)], capture_output=True, text=True, check=False)
     if "cannot find" in built.stderr and "san" in built.stderr:
         pytest.skip("needs gcc's sanitizers")
@@ -54,6 +59,29 @@ def fuzz_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_decode_mutated_plans_is_refused_or_walked(
     fuzz_plan: Path, tmp_path: Path, rounds: Callable[[int, int], int]
 ) -> None:
+    paths = plan_files(tmp_path)
+    count = rounds(20_000, 100_000)
+    seed = str(random.SystemRandom().randrange(1 << 60))
+    ran = subprocess.run(
+        [fuzz_plan, seed, str(count), *paths], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, (seed, ran.stderr)
+    # Mutations are neither all refused nor harmless.
+    accepted = int(ran.stdout.split()[0])
+    assert len(paths) // 2 < accepted < count
+
+
+@pytest.mark.parametrize("bound", ["op->bytes > rest ||", "number > (size_t)(end - *at) / unit ||"])
+def test_decoder_that_lacks_a_bound_is_caught(fuzz_plan: Path, tmp_path: Path, bound: str) -> None:
+    weak = build_fuzz_plan(tmp_path, copy_without(tmp_path, [("plan.c", bound, "")]))
+    (tmp_path / "plans").mkdir()
+    words = [weak, "1", "20000", *plan_files(tmp_path / "plans")]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode != 0 and ("Sanitizer" in ran.stderr or "runtime error" in ran.stderr)
+
+
+def plan_files(folder: Path) -> list[Path]:
+    """Plans to mutate: every operation at once and by itself, a usual one, the shortest."""
     end = [m.sealed(), m.HOLDING, m.execute(["sh", "-c", "true"], ["PATH=/bin", "A=b"])]
     maps = m.idmap("0 1 2\n", "0 1 2\n")
     flags = m.DEFAULT_FLAGS | m.NEWUSER | m.NEWTIME
@@ -65,17 +93,9 @@ def test_decode_mutated_plans_is_refused_or_walked(
     ]
     paths = []
     for index, plan in enumerate(plans):
-        paths.append(tmp_path / str(index))
+        paths.append(folder / str(index))
         paths[-1].write_bytes(plan)
-    count = rounds(20_000, 100_000)
-    seed = str(random.SystemRandom().randrange(1 << 60))
-    ran = subprocess.run(
-        [fuzz_plan, seed, str(count), *paths], capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, (seed, ran.stderr)
-    # Mutations are neither all refused nor harmless.
-    accepted = int(ran.stdout.split()[0])
-    assert len(plans) // 2 < accepted < count
+    return paths
 
 
 def mutated(source: random.Random, seeds: list[bytes]) -> bytes:
