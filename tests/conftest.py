@@ -153,6 +153,12 @@ def cgroup_parent(request: pytest.FixtureRequest) -> str:
     return f"/podrt_test_{RUN_TOKEN}_{number}"
 
 
+@pytest.fixture(scope="module")
+def module_cgroup_parent(request: pytest.FixtureRequest) -> str:
+    """A cgroup parent for a whole file of tests, each of which leaves it empty."""
+    return f"/podrt_test_{RUN_TOKEN}_{Path(str(request.path)).stem}"
+
+
 def open_descriptors() -> dict[int, str]:
     """This process's descriptors and what they are."""
     found = {}
