@@ -11,6 +11,9 @@ from typing import NoReturn
 
 import podrt
 
+# A shell shows 128 + SIGINT for a program that Ctrl-C ended.
+_INTERRUPTED = 130
+
 
 def main() -> int:
     """Run the command line that the process was started with; the result is the exit code."""
@@ -29,10 +32,14 @@ def main() -> int:
         from podrt.cli.oci import main as run_oci
 
         return run_oci(arguments[1:])
-    with _without("typing_extensions"):
-        from podrt.cli.main import main as run
+    try:
+        with _without("typing_extensions"):
+            from podrt.cli.main import main as run
 
-    return run(arguments)
+        return run(arguments)
+    except KeyboardInterrupt:
+        # It came while modules were loaded; afterwards `run` answers it in the same way.
+        return _INTERRUPTED
 
 
 @contextlib.contextmanager

@@ -15,12 +15,10 @@ from typing import NamedTuple
 
 import pytest
 
-from doubles.agreement import cgroups_below, check_kernel
-from doubles.command_server import CommandServer, Done, Order
-from doubles.commands import BUSYBOX, Podrt, monitors_of
-from podrt.config import Settings
+from doubles.command_server import Done, Order
+from doubles.commands import BUSYBOX
+from doubles.pod_stage import SLEEP, Stage, open_stage
 
-SLEEP = ("base", "/bin/sleep", "1000")
 INTERRUPTED = 130
 # Of each verb and victim: what `make test` looks at, and what `make deep` does.
 SAMPLE, FULL = 4, 500
@@ -51,108 +49,48 @@ CASES = {
     "pause": Case(("pod", "pause", "shop"), "Running", "Paused"),
     "unpause": Case(("pod", "unpause", "shop"), "Paused", "Running"),
 }
-CREATED = {"create": "shop", "create-container": "late"}
-NEVER_STARTED = "Created"
 
 
-class Stage:
-    """A pod of two containers, one of which needs the other, and commands on it."""
+def words_of(stage: Stage, name: str) -> tuple[str, ...]:
+    words = CASES[name].words
+    if name == "create":
+        return stage.create_words
+    return (*words, *SLEEP) if name == "create-container" else words
 
-    def __init__(self, podrt: Podrt, server: CommandServer) -> None:
-        self.podrt = podrt
-        self.run = server
-        self.settings = Settings(root=str(podrt.root), runroot=str(podrt.runroot))
 
-    def state(self) -> str:
-        """The pod's state, "" when there is none."""
-        return self.run("pod", "ps", "--noheading", "--format", "{{.Status}}").strip()
+def check_acknowledged(stage: Stage, name: str, done: Done) -> None:
+    """What the struck command said to be done is done."""
+    if not done.out:
+        assert done.code != 0, (name, done)
+    elif name == "create-container":
+        assert stage.has_container("late"), done
+    else:
+        assert stage.state() == CASES[name].after, done
 
-    def words_of(self, name: str) -> tuple[str, ...]:
-        words = CASES[name].words
-        if name == "create":
-            return (*words, "--cgroup-parent", self.podrt.cgroup_parent)
-        return (*words, *SLEEP) if name == "create-container" else words
 
-    def bring_to(self, wanted: str) -> None:
-        """The state that a case begins in."""
-        state = self.state()
-        if state == wanted:
-            return
-        if not state:
-            self._make_pod()
-        elif not wanted:
-            self.run("pod", "rm", "--force", "--time", "0", "shop")
-            return
-        elif state == "Paused":
-            self.run("pod", "unpause", "shop")
-        self.run("pod", "start", "shop")
-        verb = {"Exited": ("stop", "--time", "0"), "Paused": ("pause",)}.get(wanted)
-        if verb:
-            self.run("pod", *verb, "shop")
-        assert self.state() == wanted
+def finish(stage: Stage, name: str) -> None:
+    """The one plain command: the same verb again."""
+    done = stage.run.run(*words_of(stage, name))
+    if "create" in name and done.code:
+        assert "is already in use" in done.err, done
+    else:
+        assert done.code == 0, done
 
-    def _make_pod(self) -> None:
-        self.run(*self.words_of("create"))
-        for name, *needs in (("a",), ("b", "--requires", "a")):
-            self.run(
-                "create", "--pod", "shop", "--name", name, *needs, "--stop-timeout", "0", *SLEEP
-            )
 
-    def monitor(self) -> int:
-        """The pod's monitor, 0 when there is none yet."""
-        return next(iter(monitors_of(str(self.podrt.runroot))), 0)
-
-    def exists(self, name: str) -> bool:
-        kind = ("pod", "exists") if name == "shop" else ("ps", "-aq", "--filter", f"name=^{name}$")
-        done = self.run.run(*kind)
-        return done.code == 0 and (name == "shop" or bool(done.out))
-
-    def check_acknowledged(self, name: str, done: Done) -> None:
-        """What the struck command said to be done is done."""
-        if not done.out:
-            assert done.code != 0, (name, done)
-        elif name in CREATED:
-            assert self.exists(CREATED[name]), done
-        else:
-            assert self.state() == CASES[name].after, done
-
-    def finish(self, name: str) -> None:
-        """The one plain command: the same verb again."""
-        done = self.run.run(*self.words_of(name))
-        if name in CREATED and done.code:
-            assert "is already in use" in done.err, done
-        else:
-            assert done.code == 0, done
-
-    def check(self, name: str) -> None:
-        """State and kernel agree, with nothing repaired."""
-        found = self.state()
-        assert found == CASES[name].after, (name, found)
-        check_kernel(self.settings, self.podrt.cgroup_parent)
-        assert self.run("system", "check") == ""
-
-    def clear_up(self, name: str) -> None:
-        """Make what the next round begins with; what cannot be made again is removed."""
-        if name == "create":
-            self.run("pod", "rm", "shop")
-        elif name == "create-container":
-            self.run("rm", "late")
-        if not self.state():
-            assert self.podrt.is_clean()
-            assert [*cgroups_below(self.podrt.cgroup_parent)] == []
+def clear_up(stage: Stage, name: str) -> None:
+    """Make what the next round begins with; what cannot be made again is removed."""
+    if name == "create":
+        stage.run("pod", "rm", "shop")
+    elif name == "create-container":
+        stage.run("rm", "late")
+    if not stage.state():
+        stage.check_empty()
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, module_cgroup_parent: str) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("steps")
-    podrt = Podrt(folder, module_cgroup_parent)
-    podrt.import_busybox(folder)
-    try:
-        with CommandServer(podrt) as server:
-            yield Stage(podrt, server)
-    finally:
-        podrt.remove_all()
-    assert podrt.is_clean()
+    with open_stage(tmp_path_factory.mktemp("steps"), module_cgroup_parent) as found:
+        yield found
 
 
 Strike = Callable[[Stage, str, int], Order]
@@ -162,14 +100,14 @@ def at_own_step(number: int) -> Strike:
     """Orders that send a signal to podrt itself."""
 
     def strike(stage: Stage, name: str, at: int) -> Order:
-        return Order(argv=list(stage.words_of(name)), at=at, number=number)
+        return Order(argv=list(words_of(stage, name)), at=at, number=number)
 
     return strike
 
 
 def at_step_of_monitor(stage: Stage, name: str, at: int) -> Order:
     """An order that kills the pod's monitor at a step of its own."""
-    return Order(argv=list(stage.words_of(name)), at=at, monitor=stage.monitor())
+    return Order(argv=list(words_of(stage, name)), at=at, monitor=stage.monitor())
 
 
 def points(total: int, count: int, chance: random.Random) -> Iterator[int]:
@@ -185,17 +123,18 @@ def strike_everywhere(stage: Stage, name: str, strike: Strike, count: int) -> li
     struck: list[Done] = []
     stage.bring_to(CASES[name].before)
     total = stage.run.obey(strike(stage, name, -1)).points
-    stage.clear_up(name)
+    clear_up(stage, name)
     print(f"{name}: {total} steps")
     chance = random.Random(f"{name} {count}")
     for at in points(total, count, chance):
         stage.bring_to(CASES[name].before)
         done = stage.run.obey(strike(stage, name, at))
         try:
-            stage.check_acknowledged(name, done)
-            stage.finish(name)
-            stage.check(name)
-            stage.clear_up(name)
+            check_acknowledged(stage, name, done)
+            finish(stage, name)
+            assert stage.state() == CASES[name].after
+            stage.check_kernel()
+            clear_up(stage, name)
         except AssertionError as exc:
             raise AssertionError(f"{name} struck at step {at} of {total}: {done}") from exc
         if done.points >= at:

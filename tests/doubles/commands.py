@@ -91,13 +91,12 @@ class Podrt:
 
     def is_clean(self) -> bool:
         """Whether no object, file, lock or cgroup of this root is left."""
-        return (
-            self.run("system", "check").stdout == ""
-            and not os.listdir(self.root / "containers")
-            and not os.listdir(self.root / "pods")
-            and not os.listdir(self.root / "journal")
-            and not os.listdir(self.runroot / "pods")
-        )
+        return self.run("system", "check").stdout == "" and not self.files()
+
+    def files(self) -> list[str]:
+        """What objects of this root have on the disk."""
+        places = [self.root / name for name in ("containers", "pods", "journal")]
+        return [name for place in (*places, self.runroot / "pods") for name in os.listdir(place)]
 
     def remove_all(self) -> None:
         """Remove whatever is left, so that a failed test leaves nothing."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import signal
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import trio
@@ -20,10 +22,25 @@ def run(settings: Settings, verb: Callable[[Runtime], Awaitable[T]]) -> T:
     raise_open_files()
 
     async def main() -> T:
-        async with open_runtime(settings) as runtime:
-            return await verb(runtime)
+        try:
+            async with open_runtime(settings) as runtime:
+                return await verb(runtime)
+        finally:
+            # Trio closes what its handler writes to while the handler is still there.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    with _handler_kept():
+        try:
+            return trio.run(main)
+        except BaseExceptionGroup as group:
+            raise sole_error(group) from None
+
+
+@contextlib.contextmanager
+def _handler_kept() -> Iterator[None]:
+    """Give Ctrl-C its handler back; what comes while a verb that is done is closed is dropped."""
+    before = signal.getsignal(signal.SIGINT)
     try:
-        return trio.run(main)
-    except BaseExceptionGroup as group:
-        raise sole_error(group) from None
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -293,6 +293,9 @@ async def _for_all(pods: Sequence[Pod], verb: Callable[[Pod], Awaitable[Outcomes
     async def run(pod: Pod) -> None:
         try:
             results[pod.id] = await verb(pod)
+        except Removed:
+            # The record that says its name is gone, the handle still knows it.
+            results[pod.id] = Removed("pod", pod.name)
         except PodrtError as exc:
             results[pod.id] = exc
 
