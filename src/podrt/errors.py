@@ -119,12 +119,13 @@ class Busy(PodrtError):
 
 
 class InUse(PodrtError):
-    """`what` is still needed by `users` (names or IDs)."""
+    """`what` is still needed by `users` (names or IDs); `reason` says for what."""
 
-    def __init__(self, what: str, users: Sequence[str]) -> None:
+    def __init__(self, what: str, users: Sequence[str], reason: str = "") -> None:
         self.what = what
         self.users = tuple(users)
-        super().__init__(f"{what} is in use by {', '.join(self.users)}")
+        text = f"{what} is in use by {', '.join(self.users)}"
+        super().__init__(f"{text}: {reason}" if reason else text)
 
 
 class Unsupported(PodrtError):

@@ -71,7 +71,8 @@ class PodmanPods(Podman):
         """Run a line, with what podman needs on this host."""
         extra: list[str] = []
         if words[:2] == ["pod", "create"]:
-            extra = [] if "--infra=false" in words else ["--network", "none"]
+            has_network = not {"--infra=false", "none", "nonsense"} & {*words}
+            extra = ["--network", "none"] if has_network else []
             extra += [] if {"--share", "--infra=false"} & {*words} else ["--share", "ipc,uts"]
             extra += _parent(words, self.parent)
         elif words[:1] == ["create"]:
@@ -140,11 +141,11 @@ def play_script(play: Play, lines: Sequence[str], file: Path) -> list[Answer]:
 
 def read_states(play: Play) -> dict[str, str]:
     """Name -> state of every pod and container; an infra container without a name is "infra"."""
-    found = {}
-    for verb in ("pod ps --format {{.Name}}={{.Status}}", "ps -a --format {{.Names}}={{.State}}"):
-        for line in play(shlex.split(verb)).raw.splitlines():
-            name, _, state = line.partition("=")
-            found["infra" if name.endswith("-infra") else name] = state
+    pods = json.loads(play(shlex.split("pod ps --format json")).raw or "[]")
+    found = {f"pod {pod['Name']}": str(pod["Status"]) for pod in pods}
+    for container in json.loads(play(shlex.split("ps -a --format json")).raw or "[]"):
+        name = container["Names"][0]
+        found["infra" if name.endswith("-infra") else name] = container["State"]
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from podrt.config import Settings
-from podrt.errors import InUse, InvalidConfig, InvalidState, NotFound, PodrtError, Removed
+from podrt.errors import InvalidConfig, InvalidState, NotFound, PodrtError, Removed
 from podrt.linux import signals
 from podrt.runtime.container import Container
 from podrt.runtime.runtime import Runtime
@@ -104,7 +104,7 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
 def _remove_code(error: PodrtError) -> int:
     if isinstance(error, NotFound | Removed):
         return NO_SUCH
-    if isinstance(error, InvalidState) and not isinstance(error, InUse):
+    if isinstance(error, InvalidState):
         return STILL_RUNNING
     return exit_code(error)
 

@@ -53,8 +53,9 @@ def _print(view: View, pods: list[PodRecord], form: Format, args: argparse.Names
         rows = [pod_fields(view, pod, whole=args.no_trunc) for pod in pods]
         form.report.print_rows(rows, None if args.noheading else POD_HEADS)
     elif args.quiet:
+        # Whole in any case, as podman has it for pods (of containers it cuts them).
         for pod in pods:
-            print(shown_id(pod.id, whole=args.no_trunc))
+            print(pod.id)
     else:
         table = [_row(view, pod, args) for pod in pods]
         print_table(_heads(args), table, with_heads=not args.noheading)
@@ -101,7 +102,7 @@ def inspect_flags(parser: Parser) -> None:
 
 
 def inspect(args: argparse.Namespace, settings: Settings) -> int:
-    """Show pods' configuration and state as JSON: one object for one pod, else a list."""
+    """Show pods' configuration and state as JSON: a list, also of one pod or none."""
     form = open_format(args.format, "inspect", kind="pod")
     found, code = [], 0
     with open_view(settings) as view:
@@ -114,10 +115,10 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
             except PodrtError as exc:
                 print_error(exc)
                 code = exit_code(exc)
-    if found and form.report is not None:
-        form.report.print_rows(found)
+    if form.report is None:
+        print_json(found)
     elif found:
-        print_json(found[0] if len(words) == 1 else found)
+        form.report.print_rows(found)
     return code
 
 

@@ -53,7 +53,7 @@ def pod_row(view: View, pod: PodRecord) -> dict[str, Any]:
         "InfraId": pod.infra_id,
         "Name": pod.config.name,
         "Namespace": pod.namespace,
-        "Networks": None,
+        "Networks": [],
         "Status": str(view.pod_state(pod)),
         "Labels": dict(pod.config.labels),
     }

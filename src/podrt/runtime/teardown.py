@@ -471,8 +471,8 @@ def _check_container(ctx: Context, record: ContainerRecord, *, force: bool) -> N
     what = f"container {record.config.name}"
     pod = ctx.pod_of(record)
     if record.config.is_infra and pod is not None:
-        raise InvalidState(
-            "remove", what,
+        raise InUse(
+            what, [f"pod {pod.config.name}"],
             f"it is the infra container of pod {pod.config.name} and cannot be removed "
             "without removing the pod",
         )  # fmt: skip
