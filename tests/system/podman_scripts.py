@@ -169,6 +169,7 @@ class Difference(NamedTuple):
 
 
 TYPED = "semantics.md 11: what was typed; today's podman start and stop print the name as well"
+CLEANED = "semantics.md 12: no process for each end; the next verb cleans up after it"
 DIFFERENCES = (
     Difference(
         ".*", "pod (start|stop|kill|restart|pause|unpause|rm) .*shop.*", "out", "shop", "ID", TYPED
@@ -202,6 +203,32 @@ DIFFERENCES = (
     ),
     Difference(
         "ps as JSON", ".*json", "out", ".*RestartCount.*", ".*", "RestartCount came with 5.0"
+    ),
+    Difference("init container", "i", "states", "stopped", "exited", CLEANED),
+    Difference("kill", "[ab]", "states", "stopped", "exited", CLEANED),
+    Difference(
+        "ps with containers",
+        ".*",
+        "out",
+        ".*id-infra,a .*",
+        ".*(a,id-infra|id-infra,a) .*",
+        "semantics.md 10: in order of creation; podman's is that of its data base",
+    ),
+    Difference(
+        "top of what does not run",
+        "pod top shop pid",
+        "out",
+        "PID",
+        "",
+        "a listing has its heading also if it lists nothing",
+    ),
+    Difference(
+        "all have ended",
+        "pod ps .*|pod shop",
+        "(out|states)",
+        "Exited",
+        "Degraded",
+        "semantics.md 2: an infra container without a process is not counted",
     ),
     Difference(
         "top",

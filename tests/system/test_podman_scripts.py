@@ -48,9 +48,10 @@ class Found(NamedTuple):
     theirs: str
 
     def is_explained_by(self, row: Difference) -> bool:
-        return self.what == row.what and all(
+        return all(
             re.fullmatch(pattern, value, re.DOTALL)
             for pattern, value in (
+                (row.what, self.what),
                 (row.scripts, self.script),
                 (row.line, self.line),
                 (row.ours, self.ours),

@@ -35,6 +35,36 @@ class Pod:
             raise Removed("pod", self.name)
         return found
 
+    @property
+    def namespace(self) -> str:
+        """The label that tells tenants of one state apart; "" for none."""
+        return self.record().namespace
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """A copy of the pod's labels."""
+        return dict(self.record().config.labels)
+
+    @property
+    def created_at_ns(self) -> int:
+        """When it was created, in nanoseconds since the epoch."""
+        return self.record().created_at_ns
+
+    @property
+    def cgroup_parent(self) -> str:
+        """The cgroup below which the pod's lies; "" without cgroups."""
+        return self.record().config.cgroup_parent
+
+    @property
+    def uses_pod_cgroup(self) -> bool:
+        """Whether its members live in a cgroup of the pod's own."""
+        return self.record().config.use_pod_cgroup
+
+    @property
+    def cgroup_path(self) -> str:
+        """The pod's own cgroup; "" when it has none."""
+        return self.record().cgroup_path
+
     def state(self) -> PodState:
         """The pod's state."""
         return self._ctx.view.pod_state(self.record())
@@ -46,6 +76,10 @@ class Pod:
     def containers(self) -> list[Container]:
         """The pod's containers in creation order, infra included."""
         return [Container(self._ctx, member.id, member.config.name) for member in self._members()]
+
+    def container_ids(self) -> list[str]:
+        """The IDs of `containers()`."""
+        return [member.id for member in self._members()]
 
     def has_container(self, container_id: str) -> bool:
         """Whether the container with that full ID is in the pod."""
