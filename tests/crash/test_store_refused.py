@@ -232,6 +232,15 @@ def meet_a_full_disk(mount: str) -> None:
         assert store.tables.get(PodRecord, pod(count).id) is None
         store.flush_blocking(store.transact(lambda _: [put(container(1, 0))]))
         assert os.path.exists(f"{folder}/reserve")
+    with Store.open(folder, segment_bytes=100_000, compact_in_background=False) as store:
+        # Who stays open has a try of its own, whether there is space by then or not.
+        first = fill(store, errno.ENOSPC)
+        assert first > 0
+        store.retry_full()
+        fill(store, errno.ENOSPC)
+        subprocess.run(["mount", "-o", "remount,size=8m", mount], check=True)
+        store.retry_full()
+        store.flush_blocking(store.transact(lambda _: [put(container(2, 0))]))
     assert ask_neighbour() == "done"
     neighbour.communicate()
     with Store.open(folder, readonly=True) as reader:

@@ -18,6 +18,7 @@ from podrt.engines.liveness import has_monitor
 from podrt.errors import StoreCorrupt
 from podrt.model.states import PodState
 from podrt.runtime.pod import Pod
+from podrt.runtime.view import open_view
 from podrt.store.records import GroupRecord
 
 
@@ -88,7 +89,10 @@ async def test_a_damaged_journal_header_is_renewed_and_nothing_is_lost(place: Pl
     place.ctx.view.close()
     with pytest.raises(StoreCorrupt):
         await pod.stop()
-    # The others are not concerned.
+    # The others are not concerned, and a listing says what it can.
+    with open_view(place.runtime.settings) as view:
+        shown = {one.config.name: str(view.state(one)) for one in view.containers()}
+    assert {name: shown[name] for name in "abc"} == {"a": "unknown", "b": "unknown", "c": "running"}
     assert place.runtime.pod("other").state() is PodState.RUNNING
     await mended(place, "journal", str(journal))
     assert place.states()["a"] == "running"

@@ -270,6 +270,18 @@ async def test_a_command_runs_in_an_image(place: Place) -> None:
     assert place.facts("lead").exit_code == 3
 
 
+async def test_an_infra_that_shares_nothing_runs_from_start_to_stop(place: Place) -> None:
+    pod = await pod_of(place, share=frozenset(), infra=True)
+    assert pod.state() is PodState.RUNNING
+    await place.add(pod, "a")
+    await pod.start()
+    monitor = int(status(place.pid("a"), "PPid"))
+    for kind in ("net", "ipc", "uts", "pid"):
+        assert space(place.pid("a"), kind) != space(monitor, kind)
+    await pod.stop()
+    assert pod.state() is PodState.EXITED
+
+
 async def test_the_infra_without_uts_is_named_as_its_pod(place: Place) -> None:
     await pod_of(place, "a", share=frozenset({"pid"}))
     lead = place.pid("lead")

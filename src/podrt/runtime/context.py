@@ -75,6 +75,7 @@ class Context:
 
         `once_written` is called in between, when no crash of podrt can undo it any more.
         """
+        self.store.retry_full()
         seq = self.store.transact(self._told(build))
         if once_written is not None:
             once_written()
@@ -82,6 +83,7 @@ class Context:
 
     def record(self, build: Build) -> None:
         """Commit a transaction that a crash of podrt survives and a power cut may void."""
+        self.store.retry_full()
         self.store.transact(self._told(build))
 
     def _told(self, build: Build) -> Build:

@@ -26,7 +26,11 @@ def shared_types(config: PodConfig) -> frozenset[str]:
 
 def pod_namespace_flags(config: PodConfig) -> int:
     """CLONE_NEW* of what the pod's monitor makes; pid and cgroup come with the infra's process."""
-    return sum(CLONE_FLAGS.get(name, 0) for name in shared_types(config))
+    shared = sum(CLONE_FLAGS.get(name, 0) for name in shared_types(config))
+    if config.infra and not shared and not has_infra_program(config):
+        # Nobody joins it; an infra container runs as long as it has something.
+        return CLONE_FLAGS["uts"]
+    return shared
 
 
 def has_infra_program(config: PodConfig) -> bool:

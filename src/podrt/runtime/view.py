@@ -14,7 +14,7 @@ import msgspec
 
 from podrt.config import Settings
 from podrt.engines.liveness import has_monitor
-from podrt.errors import NotFound
+from podrt.errors import NotFound, StoreCorrupt, StoreFailed
 from podrt.layout import Layout
 from podrt.linux import features
 from podrt.linux.process import alive
@@ -57,6 +57,7 @@ class View:
         self.store = store
         self.boot_id = boot_id
         self.namespace = namespace
+        self.is_lenient = False
         self._tails: dict[str, JournalTail] = {}
         self._monitored: dict[str, bool] = {}
 
@@ -99,8 +100,18 @@ class View:
     def facts(self, container: ContainerRecord) -> Facts:
         """What is known of the container's latest run, believing the kernel over the journal.
 
-        However old the caller's record is: what was folded since then is in the newest one only.
+        Raises: StoreFailed, StoreCorrupt for a journal that cannot be read; who only looks
+        (`open_view`) gets what the log knows.
         """
+        try:
+            return self._newest_facts(container)
+        except (StoreCorrupt, StoreFailed):
+            if not self.is_lenient:
+                raise
+            return container.facts
+
+    def _newest_facts(self, container: ContainerRecord) -> Facts:
+        """However old the caller's record is: what was folded since is in the newest one only."""
         container = self.store.tables.get(ContainerRecord, container.id) or container
         group_id = container.group_id
         group = self.store.tables.get(GroupRecord, group_id)
@@ -187,7 +198,13 @@ class View:
         return self._state(container, is_removing=False)
 
     def _state(self, container: ContainerRecord, *, is_removing: bool) -> ContainerState:
-        facts = self.facts(container)
+        try:
+            facts = self._newest_facts(container)
+        except (StoreCorrupt, StoreFailed):
+            if not self.is_lenient:
+                raise
+            # One that cannot be read does not spoil a listing.
+            return ContainerState.UNKNOWN
         # Of what ran in another boot nothing is left to clean up.
         ended = facts.run if facts.boot_id not in ("", self.boot_id) else 0
         cleaned_run = max(container.cleaned_run, ended)
@@ -223,6 +240,7 @@ def open_view(settings: Settings) -> Iterator[View]:
     features.require_root()
     store = Store.open(settings.layout.state_dir, readonly=True)
     view = View(settings.layout, store, features.boot_id(), settings.namespace)
+    view.is_lenient = True
     try:
         view.refresh()
         yield view

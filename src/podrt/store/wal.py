@@ -10,10 +10,10 @@ store. Mostly it is in doubt what the disk then holds: the store is poisoned, wh
 writes everything into new files, and all who had it open must open it again. Want of space that
 is noticed while appending leaves no doubt, because the frame is cut off again: opening the store
 looks at its end and lifts the ban for everybody, which takes no space, so each command on a full
-disk has its own try. One that removes something must not be locked out: when such a transaction
-finds no space, it gives up a file that is kept for that (see `store.reserve`), and writes. For
-the same reason a segment is sealed only when the next one exists, and the words of an earlier
-boot are used again.
+disk has its own try, and who stays open can ask for the same (`retry_full`). One that removes
+something must not be locked out: when such a transaction finds no space, it gives up a file that
+is kept for that (see `store.reserve`), and writes. For the same reason a segment is sealed only
+when the next one exists, and the words of an earlier boot are used again.
 """
 
 from __future__ import annotations
@@ -253,6 +253,23 @@ class Store:
             return self._chain.seq
         finally:
             self._in_transaction = False
+            fcntl.flock(self._append_fd, fcntl.LOCK_UN)
+
+    def retry_full(self) -> None:
+        """After want of space, do what opening anew would: lift the ban if the end is whole.
+
+        For who stays open: each of its transactions is to have its own try. Raises: StoreFailed.
+        """
+        control = self._control
+        if control is None or self._readonly or not control.full or control.poison:
+            return
+        fcntl.flock(self._append_fd, fcntl.LOCK_EX)
+        try:
+            if control.full and control.generation == self._generation:
+                self._settle()
+                keep(self.state_dir, self._disk)
+                control.clear_full()
+        finally:
             fcntl.flock(self._append_fd, fcntl.LOCK_UN)
 
     def _is_at_end(self, segment: Segment) -> bool:
