@@ -11,9 +11,8 @@ import contextlib
 import os
 from collections.abc import Iterable
 
-from podrt.errors import InvalidConfig, NotFound, StoreFailed
+from podrt.errors import StoreFailed
 from podrt.layout import Layout
-from podrt.linux import trees
 from podrt.model.container import Mount, MountKind
 from podrt.model.ids import check_name
 
@@ -48,28 +47,6 @@ def volume_path(layout: Layout, group_id: str, name: str) -> str:
         own = check_name(name.removeprefix(POD_PREFIX), "--volume")
         return f"{layout.pod(group_id)}/volumes/{own}"
     return f"{layout.volumes_dir}/{check_name(name, '--volume')}/{_DATA}"
-
-
-def named_volumes(layout: Layout) -> list[str]:
-    """The names of the named volumes."""
-    try:
-        names = os.listdir(layout.volumes_dir)
-    except FileNotFoundError:
-        return []
-    return sorted(name for name in names if os.path.isdir(f"{layout.volumes_dir}/{name}/{_DATA}"))
-
-
-def remove_volume(layout: Layout, name: str) -> None:
-    """Remove the named volume and its content. Raises: NotFound, InvalidConfig, StoreFailed."""
-    path = os.path.dirname(volume_path(layout, "", name))
-    if name.startswith(POD_PREFIX):
-        raise InvalidConfig("volume", f"{name} belongs to a pod and goes with it")
-    if not os.path.isdir(path):
-        raise NotFound("volume", name)
-    try:
-        trees.remove_tree(path)
-    except OSError as error:
-        raise StoreFailed(path, error.errno or 0, "remove") from error
 
 
 def _make(path: str, mode: int) -> None:

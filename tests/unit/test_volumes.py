@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from podrt import volumes
-from podrt.errors import InvalidConfig, NotFound
+from podrt.errors import InvalidConfig
 from podrt.layout import Layout
 from podrt.model.container import Mount, MountKind
 
@@ -37,20 +37,9 @@ def test_directories_of_volumes_are_made_once_with_their_modes(layout: Layout) -
     Path(found["data"], "file").write_text("1")
     assert volumes.volume_directories(layout, GROUP, mounts) == found
     assert Path(found["data"], "file").exists()
-    assert volumes.named_volumes(layout) == ["data"]
-
-
-def test_remove_a_volume_removes_its_content(layout: Layout) -> None:
-    volumes.volume_directories(layout, GROUP, [mount("data")])
-    volumes.remove_volume(layout, "data")
-    assert volumes.named_volumes(layout) == []
-    with pytest.raises(NotFound, match="no such volume: data"):
-        volumes.remove_volume(layout, "data")
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "./", "./..", "./a/b", "a\0b"])
 def test_directories_of_a_wrong_name_are_refused(layout: Layout, name: str) -> None:
     with pytest.raises(InvalidConfig):
         volumes.volume_directories(layout, GROUP, [mount(name)])
-    with pytest.raises(InvalidConfig):
-        volumes.remove_volume(layout, name)

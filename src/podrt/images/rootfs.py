@@ -8,7 +8,6 @@ import stat
 import msgspec
 
 from podrt.errors import InvalidConfig, NotFound
-from podrt.linux import trees
 from podrt.model.image import Image
 
 from . import blobs, layers
@@ -52,16 +51,6 @@ def prepare_rootfs(images_dir: str, image: Image, container_dir: str) -> Rootfs:
         os.chown(rootfs.upper, top.st_uid, top.st_gid)
         os.chmod(rootfs.upper, stat.S_IMODE(top.st_mode))
     return rootfs
-
-
-def remove_rootfs(container_dir: str) -> None:
-    """Remove a container's upper and work directories; missing ones are fine.
-
-    No symlink the container left is followed. Raises: StoreFailed.
-    """
-    for name in ("work", "upper"):
-        with blobs.disk_errors(f"{container_dir}/{name}", "remove"):
-            trees.remove_tree(f"{container_dir}/{name}")
 
 
 def check_layers(images_dir: str, image: Image) -> None:
