@@ -162,7 +162,7 @@ def test_removing_a_root_leaves_what_is_mounted_in_it(
     run("mount", "-t", "tmpfs", "none", str(point))
     try:
         (point / "precious").write_text("1")
-        with pytest.raises(OSError, match="busy"):
+        with pytest.raises(OSError, match="something is mounted here"):
             trees.remove_tree(str(tmp_path / "ctr"))
         assert (point / "precious").exists()
     finally:
