@@ -8,11 +8,14 @@ import shutil
 import signal
 import sys
 
-from . import cgroups, locks, ps, reading, start, store
+from . import cgroups, ending, graphs, growth, inspecting, locks, pods, ps, reading, start, store
 from .harness import QUICK_ROUNDS, ROUNDS, keep, publish, run_row, table
 from .stage import open_stage
 
-KEYS = ("P1", "P2", "P2b", "P9", "P10", "P11", "P12", "P13")
+KEYS = tuple("P1 P2 P2b P3 P5 P6 P7 P8 P9 P10 P11 P12 P13 P14".split())
+SOURCES = (
+    start, pods, graphs, ending, growth, ps, reading, inspecting, store, locks, cgroups,
+)  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
@@ -55,7 +58,7 @@ def main() -> int:
     wanted = set(given.rows or KEYS)
     outcomes = []
     with open_stage(is_quick=given.quick) as stage:
-        for source in (start, ps, reading, store, locks, cgroups):
+        for source in SOURCES:
             for row in source.rows(stage, wanted):
                 say(f"{row.key}: {row.work}")
                 outcomes.append(run_row(row, rounds, say))

@@ -29,9 +29,9 @@ QUIET_S = 0.5
 class Contender:
     """One side of a comparison.
 
-    `measure` does the work once and returns milliseconds; whatever it leaves, `settle` takes away
-    outside the measured time, so that every contender meets the same machine. In a row that grows
-    it is the point `at` of the line `series`.
+    `measure` does the work once and returns milliseconds (or what the row's `unit` says);
+    whatever it leaves, `settle` takes away outside the measured time, so that every contender
+    meets the same machine. In a row that grows it is the point `at` of the line `series`.
     """
 
     name: str
@@ -43,12 +43,16 @@ class Contender:
 
 @dataclass(frozen=True)
 class Target:
-    """What a row promises: `subject` at most `at_most` times `reference`'s time."""
+    """What a row promises: `subject` at most `at_most` times `reference`'s time.
+
+    With `is_excess`: at most so many milliseconds more than `reference`, by what is divided by.
+    """
 
     subject: str
     reference: str
     at_most: float
     words: str
+    is_excess: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Row:
     """A benchmark: what is done, by whom, with which isolation, and what it must reach.
 
     `grows_by` says what there is ever more of, in a row whose picture is a line for each series.
+    `note` says at the end what else has to be known.
     """
 
     key: str
@@ -65,17 +70,21 @@ class Row:
     targets: list[Target]
     divide_by: int = 1
     grows_by: str = ""
+    unit: str = "ms"
+    note: Callable[[], str] = lambda: ""
 
 
 @dataclass
 class Outcome:
-    """A row's measured milliseconds, by contender, in the order of the rounds."""
+    """A row's measured milliseconds (`unit`), by contender, in the order of the rounds."""
 
     key: str
     work: str
     isolation: str
     divide_by: int
     grows_by: str = ""
+    unit: str = "ms"
+    note: str = ""
     points: dict[str, tuple[str, int]] = field(default_factory=dict)
     times_ms: dict[str, list[float]] = field(default_factory=dict)
     targets: list[dict[str, object]] = field(default_factory=list)
@@ -92,10 +101,15 @@ class Outcome:
         """The median of those."""
         return statistics.median(self.ratios(subject, reference))
 
+    def excess(self, subject: str, reference: str) -> float:
+        """The median of what the subject takes longer within each round, by what is divided by."""
+        pairs = zip(self.times_ms[subject], self.times_ms[reference], strict=True)
+        return statistics.median(mine - other for mine, other in pairs) / self.divide_by
+
 
 def run_row(row: Row, rounds: int, say: Callable[[str], None]) -> Outcome:
     """Run a row's contenders A B C A B C ..., after one round that only warms up."""
-    outcome = Outcome(row.key, row.work, row.isolation, row.divide_by, row.grows_by)
+    outcome = Outcome(row.key, row.work, row.isolation, row.divide_by, row.grows_by, unit=row.unit)
     outcome.points = {one.name: (one.series, one.at) for one in row.contenders if one.series}
     outcome.times_ms = {contender.name: [] for contender in row.contenders}
     for number in range(rounds + 1):
@@ -109,15 +123,20 @@ def run_row(row: Row, rounds: int, say: Callable[[str], None]) -> Outcome:
                 outcome.times_ms[contender.name].append(spent_ms)
         if number:
             last = "  ".join(f"{name} {times[-1]:.1f}" for name, times in outcome.times_ms.items())
-            say(f"  {row.key} round {number}/{rounds}: {last} ms")
+            say(f"  {row.key} round {number}/{rounds}: {last} {row.unit}")
+    outcome.note = row.note()
     outcome.targets = [judge(outcome, target) for target in row.targets]
     return outcome
 
 
 def judge(outcome: Outcome, target: Target) -> dict[str, object]:
     """How a promise fared."""
-    ratio = outcome.ratio(target.subject, target.reference)
-    return {**asdict(target), "ratio": round(ratio, 4), "reached": ratio <= target.at_most}
+    measure = outcome.excess if target.is_excess else outcome.ratio
+    found = measure(target.subject, target.reference)
+    is_reached = found <= target.at_most
+    return {
+        **asdict(target), "unit": outcome.unit, "ratio": round(found, 4), "reached": is_reached
+    }  # fmt: skip
 
 
 # ---- showing ----
@@ -131,22 +150,27 @@ def table(outcome: Outcome) -> str:
     """A row as text: median, spread, per container, then each promise."""
     lines = [f"{outcome.key}  {outcome.work}", f"    isolation: {outcome.isolation}"]
     for name, times in outcome.times_ms.items():
-        each = f"{outcome.median_ms(name) / outcome.divide_by:9.3f} ms each"
+        each = f"{outcome.median_ms(name) / outcome.divide_by:9.3f} {outcome.unit} each"
         each = each if outcome.divide_by > 1 else ""
         lines.append(
-            f"    {name:34} median {outcome.median_ms(name):9.1f} ms"
+            f"    {name:34} median {outcome.median_ms(name):9.1f} {outcome.unit}"
             f"  ({spread(times)}) {each}".rstrip()
         )
     for target in outcome.targets:
         verdict = "reached" if target["reached"] else "NOT reached"
         lines.append(f"    {target['words']}: {verdict}, {ratio_words(target)}")
+    if outcome.note:
+        lines.append(f"    {outcome.note}")
     return "\n".join(lines)
 
 
 def ratio_words(target: dict[str, object]) -> str:
     ratio = float(str(target["ratio"]))
+    if target.get("is_excess"):
+        return f"{target['subject']} - {target['reference']} = {ratio:.3f} ms each"
     against = f"{target['subject']} / {target['reference']}"
-    faster = f" ({1 / ratio:.1f} x faster)" if ratio < 1 else ""
+    is_faster = ratio < 1 and target["unit"] == "ms"
+    faster = f" ({1 / ratio:.1f} x faster)" if is_faster else ""
     return f"{against} = {ratio:.3f}{faster}"
 
 
@@ -189,9 +213,9 @@ def draw_bars(panel: Any, outcome: Outcome) -> None:
     # The words behind the longest bar need a third of the width.
     panel.set_xlim(left=left, right=max(everything) * (max(everything) / left) ** 0.4)
     panel.minorticks_off()
-    panel.set_xlabel(f"times the time of {subject}, logarithmic: less is better", fontsize=8)
+    panel.set_xlabel(f"times that of {subject}, logarithmic: less is better", fontsize=8)
     for position, (name, median) in enumerate(zip(names, medians, strict=True)):
-        words = f"  {median:.2f} x ({outcome.median_ms(name):.1f} ms)"
+        words = f"  {median:.2f} x ({outcome.median_ms(name):.1f} {outcome.unit})"
         panel.annotate(words, (max(ratios[name]), position), fontsize=8, va="center")
 
 
@@ -272,7 +296,7 @@ def publish(outcomes: list[Outcome], rounds: int) -> None:
         f"{facts['cgroups']}, Python {facts['python']}, {facts['podman']}, {facts['crun']}; "
         f"{rounds} rounds after a warm-up.",
         "",
-        "| row | who | median ms | spread ms | promise | measured |",
+        "| row | who | median | spread | promise | measured |",
         "|---|---|---|---|---|---|",
     ]
     for outcome in outcomes:
@@ -288,7 +312,8 @@ def publish(outcomes: list[Outcome], rounds: int) -> None:
 def published_rows(outcome: Outcome) -> list[str]:
     """A row's lines of README.md's table: a line per contender, then one per promise."""
     lines = [
-        f"| {outcome.key} | {name} | {outcome.median_ms(name):.1f} | {spread(times)} | | |"
+        f"| {outcome.key} | {name} | {outcome.median_ms(name):.1f} {outcome.unit} "
+        f"| {spread(times)} | | |"
         for name, times in outcome.times_ms.items()
     ]
     for target in outcome.targets:
@@ -296,4 +321,6 @@ def published_rows(outcome: Outcome) -> list[str]:
         lines.append(
             f"| {outcome.key} | | | | {target['words']} | {ratio_words(target)}: {verdict} |"
         )
+    if outcome.note:
+        lines.append(f"| {outcome.key} | | | | | {outcome.note} |")
     return lines

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,12 @@ class Podman:
     def import_image(self, archive: Path) -> None:
         self.run("import", str(archive), "bench")
 
-    def create_pod(self, name: str, containers: int) -> None:
+    def create_pod(self, name: str, containers: int, program: Sequence[str] = SLEEP) -> None:
         """A pod whose containers share net, ipc and uts, and do not depend on each other."""
         share = ["--network", "none", "--share", "ipc,uts,net"]
         self.run("pod", "create", "--name", name, "--cgroup-parent", self.parent, *share)
         for index in range(containers):
-            self.run("create", "--pod", name, "--name", f"{name}-{index}", "bench", *SLEEP)
+            self.run("create", "--pod", name, "--name", f"{name}-{index}", "bench", *program)
 
     def start(self, name: str) -> float:
         return self.run("pod", "start", name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -54,10 +54,10 @@ class Podrt:
 
         trio.run(opened)
 
-    def create_pod(self, name: str, containers: int) -> None:
+    def create_pod(self, name: str, containers: int, program: Sequence[str] = SLEEP) -> None:
         """A pod of containers that do not depend on each other, made through the library."""
         members = [
-            ContainerConfig(image=IMAGE, name=f"{name}-{index}", command=SLEEP)
+            ContainerConfig(image=IMAGE, name=f"{name}-{index}", command=tuple(program))
             for index in range(containers)
         ]
         config = PodConfig(name=name, cgroup_parent=self.parent)
