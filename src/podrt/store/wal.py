@@ -41,10 +41,12 @@ from .segments import END, TRANSACTION, Segment
 from .tables import Tables, encode_ops
 from .turns import HURRIED, Turns
 
-SEGMENT_BYTES = 4 << 20
+SEGMENT_BYTES = 512 << 10
 """A segment that has grown past this is sealed and a snapshot taken, unless the snapshot is so
 large that writing it again this often would cost more than reading a longer tail."""
 
+_SNAPSHOT_SHARE = 8
+"""Of a large snapshot the tail may be this part: what is written is then written again as often."""
 _FOLLOWED_SEGMENTS = 4
 """After that many segments the tables start again from the newest snapshot, to give memory back."""
 
@@ -335,7 +337,8 @@ class Store:
 
     def _bound(self) -> int:
         base = self._chain.base
-        return max(self._segment_bytes, base.size // 2 if base is not None else 0)
+        # Every command reads what no snapshot holds yet, and a snapshot writes all there is.
+        return max(self._segment_bytes, base.size // _SNAPSHOT_SHARE if base is not None else 0)
 
     def _rotate(self, segment: Segment) -> None:
         """Seal the segment. Failing at that is no failure of the transaction before it."""
