@@ -13,6 +13,7 @@ const struct op_kind op_kinds[OP_COUNT] = {
 static void set_stage(struct child *child, uint32_t stage, const char *detail)
 {
 	child->detail = detail;
+	launch_stamp(child->launch, stage & ~STAGE_AT_EXEC);
 	__atomic_store_n(&child->launch->slot->stage, stage, __ATOMIC_RELEASE);
 }
 
@@ -344,7 +345,10 @@ _Noreturn void child_main(const struct launch *launch)
 {
 	struct child child = child_of(launch);
 	const struct op *op = NULL;
-	int result = prepare(&child);
+	int result;
+
+	launch_stamp(launch, STAGE_SETUP);
+	result = prepare(&child);
 
 	while (result >= 0 && (op = next_op(&launch->plan, op)))
 		result = execute(&child, op);

@@ -28,12 +28,19 @@ struct launch launch_of(struct rlimit files)
 }
 
 /* NULL without memory. */
-struct slot *launch_slots(size_t count)
+void *launch_shared(size_t bytes)
 {
-	void *slots = mmap(NULL, count * sizeof(struct slot), PROT_READ | PROT_WRITE,
-			   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	return slots == MAP_FAILED ? NULL : slots;
+	return room == MAP_FAILED ? NULL : room;
+}
+
+void launch_stamp(const struct launch *launch, uint32_t stage)
+{
+	struct times *times = launch->times;
+
+	if (times && times->count < MAX_STAMPS)
+		times->at[times->count++] = (struct stamp){clock_ns(CLOCK_REALTIME), stage, 0};
 }
 
 /* Mounts of ours reach nobody, nobody looks into us. Every disposition at its default and every
@@ -234,6 +241,7 @@ int launch_clone(struct launch *launch)
 	const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
 	uint64_t before_ns;
 
+	launch_stamp(launch, STAGE_CLONE);
 	TRY(open_sources(launch));
 	before_ns = clock_ns(CLOCK_BOOTTIME);
 	launch->pid = launch->plan.by_helper ? clone_by_helper(launch) : clone_child(launch);

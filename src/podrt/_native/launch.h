@@ -11,6 +11,12 @@ struct slot {
 enum go { GO_NOT_YET, GO, GO_AWAITED /* the child sleeps */ };
 #define STAGE_AT_EXEC 0x10000u /* set in `stage` when only execve is left */
 
+/* When each stage of a start began, if somebody asked; the child writes it, too. */
+struct times {
+	uint32_t count, reserved;
+	struct stamp at[MAX_STAMPS];
+};
+
 /* A clone copies the descriptor table, and a monitor with many pipes has a long one. Then the
  * child is cloned with the table shared, takes a copy of the descriptors below this number
  * only, and the monitor moves what it keeps above it. */
@@ -32,6 +38,7 @@ struct held_ns {
 struct launch {
 	struct plan plan;
 	struct slot *slot;
+	struct times *times; /* NULL: nobody asked */
 	const struct held_ns *held;
 	const char *shm_path;
 	const char *dirs; /* cgroups to join, each ended by a NUL */
@@ -51,7 +58,8 @@ struct launch {
 };
 
 struct launch launch_of(struct rlimit files);
-struct slot *launch_slots(size_t count);
+void *launch_shared(size_t bytes);
+void launch_stamp(const struct launch *launch, uint32_t stage);
 int launch_isolate(void);
 int launch_pipes(struct launch *launch);
 int launch_reopen(const struct launch *launch);

@@ -86,7 +86,7 @@ static int become_monitor(struct monitor *m, char *const *cgroups)
 	TRY(checked(n));
 	path[n] = '\0';
 	TRY(asprintf(&m->shm_path, "%s/shm", path) < 0 ? -ENOMEM : 0);
-	m->slots = launch_slots(SLOTS);
+	m->slots = launch_shared(SLOTS * sizeof(struct slot));
 	return m->slots ? launch_isolate() : -ENOMEM;
 }
 

@@ -130,6 +130,7 @@ struct container {
 	struct stream out, err;
 	struct log log;
 	struct slot *slot;
+	struct times *times; /* START_TIMES; told with STARTED */
 	struct asker starter;
 	struct message failure;
 	struct waiter *waiters;
@@ -195,6 +196,7 @@ struct journal_record record_for(const uint8_t *id, enum record_kind kind);
 
 void answer_about(struct monitor *m, const struct container *c, struct asker asker,
 		  struct wire_head head);
+void end_times(struct container *c);
 void answer_started(struct monitor *m, struct container *c, uint16_t type);
 struct asker take_asker(struct asker *asker);
 void process_begins(struct container *c, const struct request *request);

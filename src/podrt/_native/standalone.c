@@ -62,7 +62,7 @@ static int run(struct launch *launch, char **args, int sync)
 		strcpy(dirs + launch->dirs_bytes, *dir);
 		launch->dirs_bytes += (uint32_t)strlen(*dir) + 1;
 	}
-	launch->slot = launch_slots(1);
+	launch->slot = launch_shared(sizeof(struct slot));
 	if (!launch->slot)
 		return -ENOMEM;
 	launch->slot->stage = STAGE_SETUP;

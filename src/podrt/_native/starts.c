@@ -56,6 +56,7 @@ void finish_failed_start(struct monitor *m, struct container *c)
 	reply(m, take_asker(&c->starter), c->failure.head, c->failure.body,
 	      strlen(c->failure.body));
 	c->failure = (struct message){0};
+	end_times(c);
 }
 
 /* The directories to join, behind each other; returns how many, or that they are none. The one
@@ -84,6 +85,9 @@ static int prepare_launch(struct monitor *m, struct container *c, struct launch 
 	const struct plan *plan = &launch->plan;
 	const bool has_dirs = request->body_bytes > 0;
 
+	end_times(c);
+	if (request->head.arg & START_TIMES)
+		launch->times = c->times = launch_shared(sizeof(*c->times));
 	launch->slot = c->slot = take_slot(m);
 	if (!c->slot)
 		return launch_fail(launch, STAGE_CLONE, -EAGAIN, NULL);

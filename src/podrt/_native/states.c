@@ -58,6 +58,7 @@ void table_remove(struct table *table, struct container *c)
 	table_set_pid(table, c, 0);
 	UNCHAIN(&table->by_id[c->id[0] % BUCKETS], c, next_by_id);
 	free(c->memory_dir);
+	end_times(c);
 }
 
 struct journal_record record_for(const uint8_t *id, enum record_kind kind)
@@ -105,10 +106,23 @@ struct asker take_asker(struct asker *asker)
 	return taken;
 }
 
+void end_times(struct container *c)
+{
+	if (c->times)
+		munmap(c->times, sizeof(*c->times));
+	c->times = NULL;
+}
+
 void answer_started(struct monitor *m, struct container *c, uint16_t type)
 {
-	answer_about(m, c, take_asker(&c->starter),
-		     (struct wire_head){.type = type, .a = (uint64_t)c->pid, .b = c->ticks});
+	struct wire_head head = {.type = type, .run = c->run, .a = (uint64_t)c->pid, .b = c->ticks};
+	/* The child may still write: only what it has counted is told. */
+	uint32_t count = c->times && c->times->count < MAX_STAMPS ? c->times->count : 0;
+
+	memcpy(head.id, c->id, ID_BYTES);
+	reply(m, take_asker(&c->starter), head, count ? c->times->at : NULL,
+	      count * sizeof(struct stamp));
+	end_times(c);
 }
 
 /* What is known of the last run is forgotten. */

@@ -9,8 +9,14 @@
 #define PLAN_VERSION 3
 
 #define ID_BYTES 32
+#define MAX_STAMPS 500
 #define WIRE_MAX_BODY (64u << 10)
 #define PLAN_MAX_BYTES (4u << 20)
+
+struct stamp {
+	uint64_t at_ns; /* CLOCK_REALTIME: the one clock that no namespace moves */
+	uint32_t stage, reserved;
+};
 
 /* Every message: this head, then a body of at most WIRE_MAX_BODY bytes. */
 struct wire_head {
@@ -52,7 +58,8 @@ enum start_flag {
 	START_HOLD = 1,    /* stop right before exec */
 	START_UNIFIED = 2, /* the one directory to join is of cgroup v2 */
 	START_LEADS = 4,   /* also of ADOPT: the others may join its pid and cgroup namespaces */
-	START_ALL = START_HOLD | START_UNIFIED | START_LEADS,
+	START_TIMES = 8,   /* STARTED tells when each stage began: struct stamp, in order */
+	START_ALL = START_HOLD | START_UNIFIED | START_LEADS | START_TIMES,
 };
 
 /* The journal: a header that podrt writes, then records that only the monitor writes. */

@@ -48,7 +48,7 @@ OPTIONS: dict[str, Options] = {
         not_ours="infra-conmon-pidfile",
     ),
     "pod start": Options(
-        works="all latest",
+        works="all latest timeline",
         not_yet="pod-id-file",
     ),
     "pod stop": Options(

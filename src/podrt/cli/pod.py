@@ -16,6 +16,7 @@ from .errors import FAILED, exit_code, print_error
 from .flags import Parser, whole_number
 from .pod_flags import add_pod_flags, pod_config, with_volumes
 from .run_async import run
+from .timeline import writing
 
 NO_SUCH = 1
 
@@ -60,6 +61,12 @@ def pods_flags(parser: Parser, verb: str) -> None:
 def start_flags(parser: Parser) -> None:
     """Flags of `pod start`."""
     pods_flags(parser, "start")
+    parser.add_argument(
+        "--timeline",
+        default="",
+        metavar="FILE",
+        help="write when each container waited and ran: a trace for Perfetto; .svg: a picture",
+    )
 
 
 def start(args: argparse.Namespace, settings: Settings) -> int:
@@ -67,7 +74,9 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
 
     async def verb(runtime: Runtime) -> int:
         chosen = choose_pods(runtime, args)
-        return report_pods(chosen, await runtime.start_pods(chosen.pods))
+        with writing(args.timeline) as timeline:
+            results = await runtime.start_pods(chosen.pods, timeline=timeline)
+        return report_pods(chosen, results)
 
     return run(settings, verb)
 

@@ -39,10 +39,15 @@ _SPAWNS = 3
 
 
 class Started(NamedTuple):
-    """A process that runs (or is held before exec): its pid and start time in clock ticks."""
+    """A process that runs (or is held before exec): its pid and start time in clock ticks.
+
+    `stages`, after a START_TIMES: when each stage of its start began (ns since 1970), and its
+    number, in their order.
+    """
 
     pid: int
     start_ticks: int
+    stages: tuple[tuple[int, int], ...] = ()
 
 
 class Exited(NamedTuple):
@@ -101,7 +106,10 @@ class Monitor:
         body = b"".join(path.encode() + b"\0" for path in join)
         message = Message(Kind.START, run=run, arg=flags, id=bytes.fromhex(container_id), body=body)
         reply = await self._ask(message, "start", (plan_fd,))
-        return Started(reply.a, reply.b)
+        if not flags & wire.START_TIMES:
+            return Started(reply.a, reply.b)
+        stages = tuple((at, stage) for at, stage, _ in wire.STAMP.iter_unpack(reply.body))
+        return Started(reply.a, reply.b, stages)
 
     async def release(self, container_id: str, run: int) -> Started:
         """Let a held process exec. Raises: EngineFailed."""

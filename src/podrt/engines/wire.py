@@ -22,6 +22,9 @@ START_HOLD = 1
 """START flag: stop right before exec; RELEASE lets it go on."""
 START_UNIFIED = 2
 """START flag: the one directory to join is of cgroup v2, so the child is born in it."""
+START_TIMES = 8
+"""START flag: STARTED tells when each stage began."""
+STAMP = struct.Struct("<QII")
 START_LEADS = 4
 """START and ADOPT flag: the others may join its pid and cgroup namespaces."""
 

@@ -39,6 +39,7 @@ from .pod import Pod
 from .reboot import refresh
 from .recovery import renew_locks, undo_dead_intents
 from .resolve import resolve_pod
+from .timeline import Timeline
 from .view import View
 from .walk import Outcomes
 
@@ -200,9 +201,14 @@ class Runtime:
             for record in self._ctx.view.containers()
         ]
 
-    async def start_pods(self, pods: Sequence[Pod]) -> Results:
-        """Start many pods, all graphs at once; nothing is raised for a pod that failed."""
-        return await _for_all(pods, lambda pod: start.start_pod(self._ctx, pod.id))
+    async def start_pods(self, pods: Sequence[Pod], *, timeline: Timeline | None = None) -> Results:
+        """Start many pods, all graphs at once; nothing is raised for a pod that failed.
+
+        `timeline` is told when each container waited, was made and ran.
+        """
+        return await _for_all(
+            pods, lambda pod: start.start_pod(self._ctx, pod.id, timeline=timeline)
+        )
 
     async def stop_pods(self, pods: Sequence[Pod], *, timeout_s: int | None = None) -> Results:
         """Stop many pods at once."""

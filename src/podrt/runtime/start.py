@@ -16,6 +16,7 @@ import trio
 
 from podrt.engines import wire
 from podrt.engines.monitor import Monitor
+from podrt.engines.stages import describe
 from podrt.errors import (
     DependencyFailed,
     EngineFailed,
@@ -41,6 +42,7 @@ from .group import fold, open_group, set_up_namespaces
 from .order import member_graph
 from .prepare import device_rules, limits_of, open_plan
 from .teardown import remove_container
+from .timeline import Timeline
 from .walk import Outcomes, walk
 
 _logger = logging.getLogger("podrt")
@@ -56,7 +58,7 @@ _BLOCKED = {
 
 
 @tells(PodRecord, Action.START)
-async def start_pod(ctx: Context, pod_id: str) -> Outcomes:
+async def start_pod(ctx: Context, pod_id: str, *, timeline: Timeline | None = None) -> Outcomes:
     """Start a pod's containers; the outcome of each. Raises: what comes before any is touched."""
     ctx.check_open()
     async with claim(ctx, pod_id, Verb.START):
@@ -66,7 +68,9 @@ async def start_pod(ctx: Context, pod_id: str) -> Outcomes:
         check_graph(graph, names, pod.config.name)
         parent = pod.config.cgroup_parent
         async with open_group(ctx, pod.id, parent) as monitor:
-            starter = Starter(ctx, monitor, pod, names)
+            if timeline is not None:
+                timeline.expect(pod.config.name, names, graph)
+            starter = Starter(ctx, monitor, pod, names, timeline=timeline)
             return await starter.run(graph)
 
 
@@ -88,9 +92,16 @@ class Starter:
     """One group's start, under its claim and with its monitor."""
 
     def __init__(
-        self, ctx: Context, monitor: Monitor, pod: PodRecord | None, names: Mapping[str, str]
+        self,
+        ctx: Context,
+        monitor: Monitor,
+        pod: PodRecord | None,
+        names: Mapping[str, str],
+        *,
+        timeline: Timeline | None = None,
     ) -> None:
         self._ctx = ctx
+        self._timeline = timeline
         self._monitor = monitor
         self._pod = pod
         self._names = names
@@ -190,12 +201,22 @@ class Starter:
 
     def failed_need(self, node: str, failed: Sequence[str]) -> PodrtError:
         """The outcome of one that was not tried because `failed`, which it needs, failed."""
-        return DependencyFailed(
+        error = DependencyFailed(
             self._names.get(node, node[:12]), [self._names.get(need, need[:12]) for need in failed]
         )
+        if self._timeline is not None:
+            self._timeline.not_tried(node, error)
+        return error
 
     async def act(self, node: str) -> None:
         """Start one container if it does not run. Raises: PodrtError, which is its outcome."""
+        if self._timeline is None:
+            await self._act(node)
+            return
+        with self._timeline.acting(node):
+            await self._act(node)
+
+    async def _act(self, node: str) -> None:
         record = self._ctx.store.tables.get(ContainerRecord, node)
         if record is None:
             raise Removed("container", self._names.get(node, node[:12]))
@@ -259,21 +280,9 @@ class Starter:
             return
         cgroups = self._ctx.cgroups
         cgroups.create(record.cgroup_path, limits_of(record), device_rules(record.config))
-        flags = wire.START_UNIFIED if cgroups.unified else 0
-        if record.config.is_infra:
-            flags |= wire.START_LEADS
         plan_fd = open_plan(self._ctx, record)
         try:
-            # What was sent cannot be taken back: who ends us (a stop) must find its outcome.
-            with finishing("start"):
-                started = await self._monitor.start(
-                    record.id,
-                    record.run,
-                    plan_fd=plan_fd,
-                    join=cgroups.join_dirs(record.cgroup_path),
-                    flags=flags,
-                )
-                _write_pid(record, started.pid)
+            await self._send_start(record, plan_fd)
         except EngineFailed as exc:
             if exc.errno == errno.EEXIST and await self._started_by_another(record):
                 return
@@ -283,6 +292,27 @@ class Starter:
             raise exc.of_container(record.config.name) from exc
         finally:
             os.close(plan_fd)
+
+    async def _send_start(self, record: ContainerRecord, plan_fd: int) -> None:
+        cgroups, timeline = self._ctx.cgroups, self._timeline
+        flags = wire.START_UNIFIED if cgroups.unified else 0
+        if record.config.is_infra:
+            flags |= wire.START_LEADS
+        if timeline is not None:
+            flags |= wire.START_TIMES
+            timeline.sent(record.id)
+        # What was sent cannot be taken back: who ends us (a stop) must find its outcome.
+        with finishing("start"):
+            started = await self._monitor.start(
+                record.id,
+                record.run,
+                plan_fd=plan_fd,
+                join=cgroups.join_dirs(record.cgroup_path),
+                flags=flags,
+            )
+            _write_pid(record, started.pid)
+        if timeline is not None:
+            timeline.ran(record.id, describe(started.stages, plan_fd))
 
     async def _started_by_another(self, record: ContainerRecord) -> bool:
         """Whether the start that a killed command had sent off becomes a running process."""

@@ -45,7 +45,9 @@ def compact(state_dir: str, disk: Disk, control: Control | None, turns: Turns = 
 def compact_quietly(state_dir: str, disk: Disk, control: Control | None, turns: Turns) -> None:
     """As `compact`, for a thread that nobody waits for: a failure is logged and tried later."""
     try:
-        compact(state_dir, disk, control, turns)
+        if compact(state_dir, disk, control, turns):
+            # What was sealed meanwhile had nobody to begin a snapshot of it.
+            compact(state_dir, disk, control, turns)
     except (OSError, PodrtError) as error:
         if control is not None and isinstance(error, OSError) and error.errno == errno.EIO:
             # Perhaps of a sync of the directory, which holds the names of others' files, too.
