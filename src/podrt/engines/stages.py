@@ -12,7 +12,7 @@ from .plan_ops import MAX_BYTES, Op, OpCode, decode_plan, stage_name
 _FIRST_OF_NO_OPERATION = 100
 # Which field of an operation says what it is about, where that is not the first.
 _SUBJECTS = {
-    OpCode.ROOT_OVERLAY: 1, OpCode.MOUNT: 2, OpCode.BIND: 1, OpCode.IDMAP_BIND: 1,
+    OpCode.ROOT_OVERLAY: 1, OpCode.MOUNT: 2, OpCode.BIND: 1,
     OpCode.SYMLINK: 1, OpCode.SECCOMP: 0,
 }  # fmt: skip
 _NAMESPACES = {flag: kind for kind, flag in CLONE_FLAGS.items()}
