@@ -32,7 +32,15 @@ class Ending:
         return self.runtime.run("pod", "kill", self.name)
 
     def remove_ms(self) -> float:
+        if isinstance(self.runtime, Podman):
+            return self.runtime.remove(self.name)
         return self.runtime.run("pod", "rm", self.name)
+
+    def recreate(self) -> None:
+        """Under another name: what podman's removal left may keep the former."""
+        base, _, number = self.name.partition("-")
+        self.name = f"{base}-{int(number or 0) + 1}"
+        self.create()
 
     def settle(self) -> None:
         """podman cleans up after each container by a process of its own."""
@@ -68,8 +76,8 @@ def rows(stage: Stage, wanted: set[str]) -> list[Row]:
         ending_row(
             "rm",
             count,
-            Contender("podrt pod rm", ours.remove_ms, ours.create),
-            Contender("podman pod rm", theirs.remove_ms, theirs.create),
+            Contender("podrt pod rm", ours.remove_ms, ours.recreate),
+            Contender("podman pod rm", theirs.remove_ms, theirs.recreate),
         ),
     ]
 
