@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from podrt.cli.pod import parse_share
+from podrt.cli.pod_flags import parse_share
 from podrt.config import Settings
 from podrt.errors import InvalidConfig, PodrtError, Unsupported
 from podrt.model.pod import DEFAULT_SHARE, ExitPolicy, PodConfig
