@@ -21,8 +21,8 @@ from doubles.pod_stage import SLEEP, Stage, open_stage
 
 INTERRUPTED = 130
 # Of each verb and victim: what `make test` looks at, and what `make deep` does.
-SAMPLE, FULL = 4, 500
-SIGNAL_SAMPLE, SIGNAL_FULL = 2, 150
+SAMPLE, FULL = 2, 500
+SIGNAL_SAMPLE, SIGNAL_FULL = 1, 150
 
 pytestmark = [
     pytest.mark.skipif(not BUSYBOX, reason="needs busybox"),

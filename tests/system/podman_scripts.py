@@ -146,9 +146,8 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 SAMPLE = (
-    "create twice", "no infra but sharing", "start", "start by a part of the ID", "stop twice",
-    "kill what has exited", "pause and unpause", "rm what runs", "rm what is not there", "inspect",
-    "ps by filters", "prune",
+    "create twice", "no infra but sharing", "start by a part of the ID", "kill what has exited",
+    "pause and unpause", "rm what runs", "inspect", "prune",
 )  # fmt: skip
 """What `make test` plays."""
 

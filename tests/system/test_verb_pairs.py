@@ -178,13 +178,15 @@ def play(stage: Stage, other: CommandServer, pair: tuple[str, str], chance: rand
         stage.check_empty()
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=[" & ".join(pair) for pair in PAIRS])
+@pytest.mark.parametrize("verb", VERBS)
 def test_two_verbs_at_once_answer_what_they_may_and_leave_the_kernel_s_state(
-    stage: Stage, other: CommandServer, pair: tuple[str, str], rounds: Callable[[int, int], int]
+    stage: Stage, other: CommandServer, verb: str, rounds: Callable[[int, int], int]
 ) -> None:
-    chance = random.Random(f"{pair}")
-    try:
-        for _ in range(rounds(1, 50)):
-            play(stage, other, pair, chance)
-    finally:
-        stage.bring_to("")
+    pairs = [pair for pair in PAIRS if pair[0] == verb] or [PAIRS[-1]]
+    chance = random.Random(verb)
+    for pair in chance.sample(pairs, min(len(pairs), rounds(2, len(pairs)))):
+        try:
+            for _ in range(rounds(1, 50)):
+                play(stage, other, pair, chance)
+        finally:
+            stage.bring_to("")
