@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -14,7 +15,8 @@ from podrt.runtime.container import Container
 from podrt.runtime.runtime import Runtime
 
 from .errors import exit_code, print_error
-from .flags import Parser
+from .filters import Filters, check_container_filters, container_matches
+from .flags import Parser, read_id
 from .pod import seconds
 from .run_async import run
 
@@ -29,6 +31,13 @@ def container_flags(parser: Parser) -> None:
     parser.switch("--latest", "-l", help="the newest container")
 
 
+def picked_flags(parser: Parser) -> None:
+    """`container_flags`, and those that pick containers in other ways."""
+    container_flags(parser)
+    parser.many("--cidfile", metavar="FILE", help="read an ID from the file")
+    parser.many("--filter", "-f", metavar="KEY=VALUE", help="those that ps would list")
+
+
 def start_flags(parser: Parser) -> None:
     """Flags of `start`."""
     container_flags(parser)
@@ -41,7 +50,7 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
 
 def stop_flags(parser: Parser) -> None:
     """Flags of `stop`."""
-    container_flags(parser)
+    picked_flags(parser)
     parser.switch("--ignore", "-i", help="pass over containers that do not exist")
     parser.add_argument("--time", "-t", "--timeout", default=None, metavar="SECONDS", help="grace")
 
@@ -57,6 +66,7 @@ def stop(args: argparse.Namespace, settings: Settings) -> int:
 def kill_flags(parser: Parser) -> None:
     """Flags of `kill`."""
     container_flags(parser)
+    parser.many("--cidfile", metavar="FILE", help="read an ID from the file")
     parser.add_argument("--signal", "-s", default="KILL", help="the signal; KILL")
 
 
@@ -69,6 +79,9 @@ def kill(args: argparse.Namespace, settings: Settings) -> int:
 def remove_flags(parser: Parser) -> None:
     """Flags of `rm`."""
     container_flags(parser)
+    parser.many("--cidfile", metavar="FILE", help="read an ID from the file")
+    parser.many("--filter", metavar="KEY=VALUE", help="those that ps would list")
+    parser.switch("--depend", help="also remove those that depend on it")
     parser.switch("--force", "-f", help="stop what runs")
     parser.switch("--ignore", "-i", help="pass over containers that do not exist")
     parser.add_argument("--time", "-t", default=None, metavar="SECONDS", help="grace; needs -f")
@@ -84,8 +97,10 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
         code = 0
         is_ignored = args.ignore or args.force
         named = chosen_containers(runtime, args, ignore=is_ignored)
+        if args.depend:
+            named = _with_dependents(runtime, named)
         # Of all of them the newest first: what others need is older than they are.
-        for word, container in reversed(named) if args.all else named:
+        for word, container in reversed(named) if args.all or args.filter else named:
             error = container if isinstance(container, PodrtError) else None
             if isinstance(container, Container):
                 error = await _attempt(container.remove(force=args.force, timeout_s=timeout_s))
@@ -101,12 +116,51 @@ def remove(args: argparse.Namespace, settings: Settings) -> int:
     return run(settings, verb)
 
 
+def _with_dependents(runtime: Runtime, named: Named) -> Named:
+    """Each container behind all that need it, in whatever way."""
+    found: dict[str, tuple[str, Container | PodrtError]] = {}
+
+    def add(word: str, container: Container) -> None:
+        record = container.record()
+        for member in runtime.view.members(record.pod_id):
+            if any(edge.on == container.id for edge in member.config.requires):
+                add(member.id, runtime.container(member.id))
+        found.setdefault(container.id, (word, container))
+
+    for word, container in named:
+        if isinstance(container, Container):
+            add(word, container)
+        else:
+            found[word] = (word, container)
+    return list(found.values())
+
+
 def _remove_code(error: PodrtError) -> int:
     if isinstance(error, NotFound | Removed):
         return NO_SUCH
     if isinstance(error, InvalidState):
         return STILL_RUNNING
     return exit_code(error)
+
+
+def rename_flags(parser: Parser) -> None:
+    """Flags of `rename`."""
+    parser.add_argument(
+        "words", nargs="*", metavar="CONTAINER NAME", help="which, and its new name"
+    )
+
+
+def rename(args: argparse.Namespace, settings: Settings) -> int:
+    """Give a container another name."""
+    if len(args.words) != 2:
+        raise InvalidConfig("", f"accepts 2 arg(s), received {len(args.words)}")
+    word, name = args.words
+
+    async def verb(runtime: Runtime) -> int:
+        await runtime.container(word).rename(name)
+        return 0
+
+    return run(settings, verb)
 
 
 def wait_flags(parser: Parser) -> None:
@@ -145,22 +199,37 @@ Named = Sequence[tuple[str, Container | PodrtError]]
 
 def chosen_containers(runtime: Runtime, args: argparse.Namespace, *, ignore: bool) -> Named:
     """The containers that the arguments name, each with its word; NotFound where there is none."""
-    if args.all or args.latest:
-        if args.containers:
-            raise InvalidConfig("", "--all or --latest and arguments cannot be used together")
-        found = [one for one in runtime.containers() if not one.record().config.is_infra]
-        found = found if args.all else found[-1:]
+    words = [*args.containers, *_words_of_files(args, ignore=ignore)]
+    filters = Filters(getattr(args, "filter", ()))
+    if args.all or args.latest or filters.values:
+        if words:
+            flag = "--all" if args.all else "--latest" if args.latest else "--filter"
+            raise InvalidConfig("", f"{flag} and arguments cannot be used together")
+        check_container_filters(filters)
+        found = [
+            one
+            for one in runtime.containers()
+            if not one.record().config.is_infra
+            and container_matches(runtime.view, one.record(), filters)
+        ]
+        found = found[-1:] if args.latest else found
         return [(container.id, container) for container in found]
-    if not args.containers:
+    if not words and not getattr(args, "cidfile", ()):
         raise InvalidConfig("", "you must provide at least one name or id")
     named: list[tuple[str, Container | PodrtError]] = []
-    for word in dict.fromkeys(args.containers):
+    for word in dict.fromkeys(words):
         try:
             named.append((word, runtime.container(word)))
         except PodrtError as exc:
             if not (ignore and isinstance(exc, NotFound)):
                 named.append((word, exc))
     return named
+
+
+def _words_of_files(args: argparse.Namespace, *, ignore: bool) -> list[str]:
+    """The IDs in the files of --cidfile; with `ignore` a file need not be there."""
+    paths = [path for path in getattr(args, "cidfile", ()) if os.path.exists(path) or not ignore]
+    return [read_id("--cidfile", path) for path in paths]
 
 
 async def _attempt(verb: Awaitable[None]) -> PodrtError | None:

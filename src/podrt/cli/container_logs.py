@@ -12,6 +12,7 @@ from podrt.store.records import ContainerRecord, PodRecord
 
 from .flags import Parser
 from .log_lines import Printer, Wanted, log_flags, show_logs
+from .rows import newest_container
 
 
 def logs_flags(parser: Parser) -> None:
@@ -38,14 +39,6 @@ def logs(args: argparse.Namespace, settings: Settings) -> int:
 
         show_logs(view, sources, wanted, Printer(args, is_prefixed=len(ids) > 1))
     return 0
-
-
-def newest_container(view: View) -> ContainerRecord:
-    """The container that was made last. Raises: NotFound."""
-    found = [record for record in view.containers() if not record.config.is_infra]
-    if not found:
-        raise NotFound("container", "the latest")
-    return found[-1]
 
 
 def pod_logs_flags(parser: Parser) -> None:

@@ -48,12 +48,10 @@ OPTIONS: dict[str, Options] = {
         not_ours="infra-conmon-pidfile",
     ),
     "pod start": Options(
-        works="all latest timeline",
-        not_yet="pod-id-file",
+        works="all latest pod-id-file timeline",
     ),
     "pod stop": Options(
-        works="all ignore latest time timeout",
-        not_yet="pod-id-file",
+        works="all ignore latest pod-id-file time timeout",
     ),
     "pod restart": Options(
         works="all latest time timeout",
@@ -68,12 +66,10 @@ OPTIONS: dict[str, Options] = {
         works="all latest signal",
     ),
     "pod rm": Options(
-        works="all force ignore latest time",
-        not_yet="pod-id-file",
+        works="all force ignore latest pod-id-file time",
     ),
     "pod ps": Options(
-        works="ctr-ids ctr-names ctr-status filter format latest no-trunc noheading quiet sort",
-        not_yet="ns",
+        works="ctr-ids ctr-names ctr-status filter format latest no-trunc noheading ns quiet sort",
     ),
     "pod inspect": Options(
         works="format latest",
@@ -166,8 +162,7 @@ OPTIONS: dict[str, Options] = {
         not_yet="attach detach-keys filter interactive sig-proxy",
     ),
     "stop": Options(
-        works="all ignore latest time timeout",
-        not_yet="cidfile filter",
+        works="all cidfile filter ignore latest time timeout",
     ),
     "restart": Options(
         works="all cidfile filter latest running time timeout",
@@ -179,24 +174,21 @@ OPTIONS: dict[str, Options] = {
         works="all cidfile filter latest",
     ),
     "kill": Options(
-        works="all latest signal",
-        not_yet="cidfile",
+        works="all cidfile latest signal",
     ),
     "rm": Options(
-        works="all force ignore latest time",
-        not_yet="cidfile depend filter volumes",
+        works="all cidfile depend filter force ignore latest time",
+        not_yet="volumes",
     ),
     "ps": Options(
-        works="all filter format last latest no-trunc noheading pod quiet sort",
-        not_yet="ns size watch",
+        works="all filter format last latest no-trunc noheading ns pod quiet size sort watch",
         not_ours="external sync",
     ),
     "events": Options(
         works="filter format no-trunc since stream until",
     ),
     "inspect": Options(
-        works="format type",
-        not_yet="latest size",
+        works="format latest size type",
     ),
     "logs": Options(
         works="color follow latest names since tail timestamps until",
@@ -242,6 +234,8 @@ OPTIONS: dict[str, Options] = {
         ),
         not_ours="cpu-rt-period cpu-rt-runtime memory-swappiness",
     ),
+    "rename": Options(),
+    "container exists": Options(),
 }
 
 NOT_OURS: dict[str, str] = {

@@ -13,7 +13,7 @@ from podrt.runtime.pod import Pod
 from podrt.runtime.runtime import Results, Runtime
 
 from .errors import FAILED, exit_code, print_error
-from .flags import Parser, whole_number
+from .flags import Parser, read_id, whole_number
 from .pod_flags import add_pod_flags, pod_config, with_volumes
 from .run_async import run
 from .timeline import writing
@@ -58,9 +58,14 @@ def pods_flags(parser: Parser, verb: str) -> None:
     parser.switch("--latest", "-l", help=f"{verb} the newest pod")
 
 
+def _add_id_files(parser: Parser) -> None:
+    parser.many("--pod-id-file", metavar="FILE", help="read an ID from the file")
+
+
 def start_flags(parser: Parser) -> None:
     """Flags of `pod start`."""
     pods_flags(parser, "start")
+    _add_id_files(parser)
     parser.add_argument(
         "--timeline",
         default="",
@@ -84,6 +89,7 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
 def stop_flags(parser: Parser) -> None:
     """Flags of `pod stop`."""
     pods_flags(parser, "stop")
+    _add_id_files(parser)
     parser.add_argument("--time", "-t", "--timeout", default=None, metavar="SECONDS", help="grace")
     parser.switch("--ignore", "-i", help="pass over pods that do not exist")
 
@@ -119,6 +125,7 @@ def kill(args: argparse.Namespace, settings: Settings) -> int:
 def remove_flags(parser: Parser) -> None:
     """Flags of `pod rm`."""
     pods_flags(parser, "remove")
+    _add_id_files(parser)
     parser.switch("--force", "-f", help="stop what runs")
     parser.switch("--ignore", "-i", help="pass over pods that do not exist")
     parser.add_argument("--time", "-t", default=None, metavar="SECONDS", help="grace; needs -f")
@@ -178,16 +185,22 @@ class ChosenPods:
 
 def choose_pods(runtime: Runtime, args: argparse.Namespace, *, ignore: bool = False) -> ChosenPods:
     """The pods that the arguments name. Raises: NotFound, InvalidConfig."""
+    files = getattr(args, "pod_id_file", ())
+    if files and (args.all or args.latest):
+        raise InvalidConfig("", "--all, --latest, and --pod-id-file cannot be used together")
+    if files and args.pods:
+        raise InvalidConfig("", "no arguments are needed with --pod-id-file")
     if args.all or args.latest:
         if args.pods:
             raise InvalidConfig("", "--all or --latest and arguments cannot be used together")
         pods = runtime.pods()
         pods = pods if args.all else pods[-1:]
         return ChosenPods(pods, [pod.id for pod in pods])
-    if not args.pods:
+    words_given = args.pods or [read_id("--pod-id-file", path) for path in files]
+    if not words_given:
         raise InvalidConfig("", "you must provide at least one name or id")
     pods, words = [], []
-    for word in dict.fromkeys(args.pods):
+    for word in dict.fromkeys(words_given):
         try:
             pod = runtime.pod(word)
         except NotFound:

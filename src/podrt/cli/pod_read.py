@@ -6,6 +6,7 @@ import argparse
 
 from podrt.config import Settings
 from podrt.errors import InvalidConfig, NotFound, PodrtError
+from podrt.runtime.namespaces import shared_types
 from podrt.runtime.view import View, open_view
 from podrt.store.records import PodRecord
 
@@ -28,6 +29,7 @@ def ps_flags(parser: Parser) -> None:
     parser.switch("--no-trunc", help="whole IDs")
     parser.switch("--noheading", "-n", help="no heading")
     parser.switch("--latest", "-l", help="the newest pod only")
+    parser.switch("--ns", help="also cgroups and shared namespaces")
     parser.switch("--ctr-ids", help="also the IDs of the containers")
     parser.switch("--ctr-names", help="also their names")
     parser.switch("--ctr-status", help="also their states")
@@ -71,7 +73,8 @@ def _heads(args: argparse.Namespace) -> tuple[str, ...]:
         )
         if is_wanted
     ]
-    return (*_HEADS, *(extra or ["# OF CONTAINERS"]))
+    spaces = ["CGROUP", "NAMESPACES"] if args.ns else []
+    return (*_HEADS, *spaces, *(extra or ["# OF CONTAINERS"]))
 
 
 def _row(view: View, pod: PodRecord, args: argparse.Namespace) -> tuple[str, ...]:
@@ -90,6 +93,7 @@ def _row(view: View, pod: PodRecord, args: argparse.Namespace) -> tuple[str, ...
         str(view.pod_state(pod)),
         age(pod.created_at_ns),
         shown_id(pod.infra_id, whole=whole),
+        *([pod.config.cgroup_parent, ",".join(sorted(shared_types(pod.config)))] * args.ns),
         *(extra or [str(len(members))]),
     )
 
@@ -124,14 +128,16 @@ def inspect(args: argparse.Namespace, settings: Settings) -> int:
 
 def exists_flags(parser: Parser) -> None:
     """Flags of `pod exists`."""
-    parser.add_argument("pod", metavar="POD", help="name or ID")
+    parser.add_argument("pods", nargs="*", metavar="POD", help="name or ID")
 
 
 def exists(args: argparse.Namespace, settings: Settings) -> int:
     """Exit with 0 if the pod exists, 1 if not, 125 on an error."""
+    if len(args.pods) != 1:
+        raise InvalidConfig("", f"accepts 1 arg(s), received {len(args.pods)}")
     try:
         with open_view(settings) as view:
-            view.pod(args.pod)
+            view.pod(args.pods[0])
     except NotFound:
         return 1
     except PodrtError as exc:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from podrt.errors import InvalidConfig
+from podrt.errors import InvalidConfig, NotFound
 from podrt.model.ids import short_id
 from podrt.model.image import Image
 from podrt.model.states import ALIVE
@@ -162,3 +162,11 @@ def _key(keys: dict[str, Callable[[Any], Any]], by: str) -> Callable[[Any], Any]
     if by.lower() not in keys:
         raise InvalidConfig("--sort", f"{by!r} is not one of {', '.join(sorted(keys))}")
     return keys[by.lower()]
+
+
+def newest_container(view: View) -> ContainerRecord:
+    """The container that was made last. Raises: NotFound."""
+    found = [record for record in view.containers() if not record.config.is_infra]
+    if not found:
+        raise NotFound("container", "the latest")
+    return found[-1]

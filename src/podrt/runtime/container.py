@@ -11,7 +11,7 @@ from podrt.model.resources import Resources
 from podrt.model.states import ALIVE, ContainerState, Facts
 from podrt.store.records import ContainerRecord
 
-from . import pause, restart, start, stop, teardown, update
+from . import pause, rename, restart, start, stop, teardown, update
 from .context import Context
 from .group import open_group
 from .logs import LogLine, LogReader
@@ -76,6 +76,12 @@ class Container:
         """Thaw it. Raises: InvalidState when it is not paused."""
         self.record()
         await pause.unpause_container(self._ctx, self.id)
+
+    async def rename(self, name: str) -> None:
+        """Give it another name. Raises: InvalidConfig, AlreadyExists, InvalidState."""
+        self.record()
+        await rename.rename_container(self._ctx, self.id, name)
+        self.name = name
 
     async def update(self, limits: Resources) -> None:
         """Give it the limits that are not None, now and at every later start.
