@@ -59,6 +59,8 @@ def commands_on(root: Path) -> list[str]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
+            if words[0] == b"podrt-monitor":
+                continue  # its words hold the command that settles
             if b"podrt" in words and str(root).encode() in words:
                 found.append(b" ".join(words).decode())
     return found

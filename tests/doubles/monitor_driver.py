@@ -24,9 +24,11 @@ JOURNAL_HEADER = struct.Struct("=8sII16s32s")
 OP_HEAD = struct.Struct("=HHIQ")
 
 HELLO, SETUP, START, RELEASE, SIGNAL, STOP, WAIT, REMOVING, FORGET, RELEASE_NS, ADOPT = range(1, 12)
-PAUSE, UNPAUSE = 12, 13
+PAUSE, UNPAUSE, POLICY = 12, 13, 14
 OK, FAILED, CREATED, STARTED, EXITED, TERMINAL_MESSAGE = range(64, 70)
-HOLD, UNIFIED = 1, 2
+HOLD, UNIFIED, LEADS, TIMES, RESTARTS, SETTLE, REMOVE = (1 << bit for bit in range(7))
+NO, ON_FAILURE, ALWAYS, UNLESS_STOPPED = range(4)
+BY_USER, OOM, UNKNOWN = 1, 2, 4
 
 (SETNS, ROOT_OVERLAY, ROOT_BIND, MOUNT, BIND, POD_SHM, DEVICE, SYMLINK, MASK, READONLY) = range(
     1, 11
@@ -320,6 +322,7 @@ class Group:
         self.epoch = 0
         self.clients: list[Client] = []
         self.pid = 0
+        self.settle: Sequence[str] = ()
         # What the next monitor finds as its journal instead of a fresh one.
         self.torn_journal = b""
 
@@ -354,6 +357,7 @@ class Group:
                 for source, target in ((lock, 3), (sock, 4), (journal, 5), (directory, 6))
             ]
             argv = [str(self.binary), self.id.hex(), *(cgroups or self.cgroups)]
+            argv += ["--", *self.settle] if self.settle else []
             pid = os.posix_spawn(self.binary, argv, env or dict(os.environ), file_actions=actions)
             _, status = os.waitpid(pid, 0)
             assert status == 0
@@ -473,6 +477,26 @@ class Box:
 
     def wait(self) -> Message:
         return self.ask(WAIT)
+
+    def tell_policy(
+        self, kind: int, most: int = 0, *, needs: Sequence[bytes] = (), plan: bytes = b"",
+        flags: int = RESTARTS, run: int = 0, count: int = 0, delay_ms: int = 0, code: int = 0,
+        ended_at_ns: int = 0,
+    ) -> Message:  # fmt: skip
+        """Tell a policy; `plan` is what it is started from again."""
+        path = self.folder / "plan"
+        if plan:
+            path.write_bytes(plan)
+        head = struct.pack(
+            "=IIIIiIQQ", kind, most, count, delay_ms, code, 0, ended_at_ns, len(needs)
+        )
+        body = head + b"".join(needs) + bytes(path) + b"\0"
+        return self.client.ask(Message(POLICY, run=run, arg=flags, id=self.id, body=body))
+
+    def ends(self) -> list[Record]:
+        """How its runs have ended, as the group's journal has it."""
+        records = read_journal(self.group.journal)
+        return [one for one in records if one.id == self.id and one.kind == REC_EXITED]
 
     def lines(self) -> list[tuple[str, str, str]]:
         """The log as (stream, F or P, text)."""

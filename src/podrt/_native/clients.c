@@ -14,6 +14,7 @@ static void client_close(struct monitor *m, struct client *client)
 	unwatch(m, &client->source);
 	UNCHAIN(&m->clients, client, next);
 	bury(m, &client->grave);
+	client_left(m);
 }
 
 void reply(struct monitor *m, struct asker asker, struct wire_head head, const void *body,

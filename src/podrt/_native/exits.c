@@ -80,7 +80,6 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop)
 static void record_exit(struct monitor *m, struct container *c, int status)
 {
 	struct stream *const streams[] = {&c->out, &c->err};
-	struct journal_record record;
 	bool is_failed_start;
 
 	if (c->state == STATE_STARTING) /* its report has ended, or will not come */
@@ -94,13 +93,8 @@ static void record_exit(struct monitor *m, struct container *c, int status)
 		unwatch(m, &streams[i]->source);
 	}
 	log_close(&c->log);
-	if (!is_failed_start) {
-		record = record_of(c, REC_EXITED);
-		record.flags = c->exit_flags;
-		record.code = c->code;
-		record.at_ns = c->ended_at_ns;
-		journal_keep(&m->journal, record);
-	}
+	if (!is_failed_start)
+		journal_end(m, c, c->ended_at_ns);
 	if (c->pidfd.fd < 0)
 		waitid(P_PID, (id_t)c->pid, NULL, WEXITED | WNOHANG);
 	unwatch(m, &c->pidfd);
@@ -109,13 +103,13 @@ static void record_exit(struct monitor *m, struct container *c, int status)
 	m->live--;
 	if (is_failed_start) {
 		finish_failed_start(m, c);
-	} else {
-		c->state = STATE_EXITED;
-		c->kill_at_ms = 0;
-		/* Whoever asked for a RELEASE that came too late. */
-		reply_failed(m, take_asker(&c->starter), ESRCH, 0, "the process has ended");
+		if (c->state == STATE_IDLE)
+			answer_waiters(m, c);
+		return;
 	}
-	answer_waiters(m, c);
+	/* Whoever asked for a RELEASE that came too late. */
+	reply_failed(m, take_asker(&c->starter), ESRCH, 0, "the process has ended");
+	run_ended(m, c);
 }
 
 /* Looks before it reaps: a monitor that dies in between leaves the zombie, and with it the
@@ -137,6 +131,7 @@ void collect_children(struct monitor *m)
 			record_exit(m, c, status);
 		} else {
 			waitid(P_PID, (id_t)info.si_pid, NULL, WEXITED | WNOHANG);
+			settle_ended(m, info.si_pid, status);
 		}
 	}
 }

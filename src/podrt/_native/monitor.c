@@ -1,4 +1,4 @@
-/* podrt-monitor <group id> [cgroup directory ...]
+/* podrt-monitor <group id> [cgroup directory ...] [-- program that settles ...]
  *
  * Parent and subreaper of one group's processes; keeper of its journal, logs and namespaces.
  * Descriptors on entry: 3 the group's lock (held for life), 4 the listening socket, 5 the
@@ -13,6 +13,12 @@ enum inherited { FD_LOCK = 3, FD_LISTEN = 4, FD_JOURNAL = 5, FD_RUN_DIR = 6, FD_
 #define FIRST_CLIENT_MS 5000
 #define JOURNAL_RETRY_MS 1000
 #define EVENTS_AT_ONCE 64
+
+/* Of two times, -1 being none. */
+int64_t sooner(int64_t one_ms, int64_t other_ms)
+{
+	return one_ms < 0 || (other_ms >= 0 && other_ms < one_ms) ? other_ms : one_ms;
+}
 
 int64_t now_ms(void)
 {
@@ -65,15 +71,18 @@ static void handle_signals(struct monitor *m, void *owner, uint32_t events)
 
 /* Many containers mean many pipes: the limit is raised, and the children get the one back that
  * we came with. */
-static int become_monitor(struct monitor *m, char *const *cgroups)
+static int become_monitor(struct monitor *m, char *const *words)
 {
 	char path[PATH_ROOM];
 	struct rlimit most;
 
 	TRY(checked(setsid()));
-	for (; *cgroups; cgroups++)
-		TRY(write_text(open_path(O_WRONLY, "%s/cgroup.procs", *cgroups), "0"));
+	for (; *words && strcmp(*words, "--") != 0; words++)
+		TRY(write_text(open_path(O_WRONLY, "%s/cgroup.procs", *words), "0"));
+	m->settle = words[0] && words[1] ? words + 1 : NULL;
 	TRY(k_close_range(FD_FIRST_FREE, 0));
+	m->home = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+	TRY(checked(m->home));
 	for (int fd = FD_LOCK; fd < FD_FIRST_FREE; fd++)
 		TRY(checked(fcntl(fd, F_SETFD, FD_CLOEXEC)));
 	TRY(checked(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)));
@@ -141,7 +150,8 @@ static bool is_needed(const struct monitor *m, int64_t until, int *wait_ms)
 	if (m->journal.first && (until < 0 || now + JOURNAL_RETRY_MS < until))
 		until = now + JOURNAL_RETRY_MS;
 	*wait_ms = until < 0 ? -1 : until <= now ? 0 : (int)(until - now);
-	return m->live > 0 || m->held_flags || m->clients || m->journal.first ||
+	return m->live > 0 || m->held_flags || m->clients || m->journal.first || m->waiting ||
+	       ((m->settle_at_ms || m->settle_pid) && !m->is_removing) ||
 	       (!m->had_client && now < end);
 }
 
@@ -149,7 +159,8 @@ static void serve(struct monitor *m)
 {
 	while (true) {
 		struct epoll_event events[EVENTS_AT_ONCE];
-		const int64_t until = kill_overdue(m);
+		const int64_t until =
+		    sooner(kill_overdue(m), sooner(restart_due(m), settle_due(m)));
 		int wait_ms, n;
 
 		if (!is_needed(m, until, &wait_ms)) {
@@ -177,14 +188,14 @@ static void serve(struct monitor *m)
 	}
 }
 
-static int run(const char *id, char *const *cgroups)
+static int run(const char *id, char *const *words)
 {
 	cleanup_mem struct monitor *m = calloc(1, sizeof(*m));
 
 	if (!m)
 		return -ENOMEM;
 	TRY(parse_id(id, m->id));
-	TRY(become_monitor(m, cgroups));
+	TRY(become_monitor(m, words));
 	TRY(open_parts(m));
 	TRY(journal_self(m, REC_MONITOR_UP));
 	spaces_unlink(m, false);
@@ -200,7 +211,7 @@ int main(int argc, char **argv)
 		return launch_main(argv + 2);
 	if (argc < 2) {
 		fputs(
-		    "usage: podrt-monitor GROUP-ID [CGROUP-DIRECTORY ...]\n"
+		    "usage: podrt-monitor GROUP-ID [CGROUP-DIRECTORY ...] [-- PROGRAM ...]\n"
 		    "       podrt-monitor launch PLAN-FD SYNC-FD START-FD [CGROUP-DIRECTORY ...]\n",
 		    stderr);
 		return 2;

@@ -107,6 +107,7 @@ enum state {
 	STATE_STOPPING, /* signalled by STOP; killed at kill_at_ms */
 	STATE_FAILING,  /* its start failed; only its end is waited for */
 	STATE_EXITED,
+	STATE_WAITING, /* has ended, is started again when it is due */
 	STATE_COUNT,
 };
 
@@ -116,9 +117,20 @@ struct waiter {
 	bool is_stop;
 };
 
+struct policy {
+	uint32_t kind, most, count, delay_ms;
+	int64_t began_ms, due_ms; /* 0: no run follows */
+	int32_t flags;            /* of the starts to come */
+	uint32_t path_bytes;
+	uint64_t need_count;
+	char body[]; /* needs and paths, as in the message */
+};
+
 struct container {
 	struct grave grave;
-	struct container *next_by_id, *next_by_pid, *next_stopping;
+	struct container *next_by_id, *next_by_pid, *next_stopping, *next_waiting;
+	struct policy *policy; /* NULL: none was told */
+	int32_t settle_flags;
 	uint8_t id[ID_BYTES];
 	enum state state;
 	uint32_t run;
@@ -170,7 +182,13 @@ struct monitor {
 	bool has_shm;
 	bool is_removing;
 	uint32_t live; /* containers with a process */
-	struct container *stopping;
+	struct container *stopping, *waiting;
+	char *const *settle;  /* the program that settles, with its arguments; NULL: none */
+	int64_t settle_at_ms; /* 0: nothing to settle */
+	int32_t settle_flags;
+	pid_t settle_pid;
+	int settle_tries;
+	int home; /* the mount namespace we come from */
 	struct grave *graves;
 	char *shm_path;
 	struct rlimit files;
@@ -188,6 +206,7 @@ int watch(struct monitor *m, struct source *source, int *fd);
 void unwatch(struct monitor *m, struct source *source);
 void bury(struct monitor *m, struct grave *grave);
 int64_t now_ms(void);
+int64_t sooner(int64_t one_ms, int64_t other_ms);
 _Noreturn void give_up(struct monitor *m);
 
 /* Fields of a record that the container knows; callers add what is special. */
@@ -207,6 +226,7 @@ typedef int handler(struct monitor *m, struct container *c, const struct request
 int ask_container(struct monitor *m, const struct request *request);
 int64_t kill_overdue(struct monitor *m);
 int signal_container(const struct container *c, int sig);
+bool asks_to_end(int sig);
 
 /* ---- starts.c ---- */
 handler start_container;
@@ -222,6 +242,20 @@ int add_waiter(struct container *c, struct asker asker, bool is_stop);
 
 handler adopt_container;
 listener pidfd_event;
+
+/* ---- restarts.c ---- */
+handler tell_policy;
+handler end_waiting;
+void begin_series(struct monitor *m, struct container *c, const struct request *request);
+bool is_meant(const struct container *c, uint32_t run);
+void journal_end(struct monitor *m, struct container *c, uint64_t from_ns);
+void run_ended(struct monitor *m, struct container *c);
+bool end_failed_restart(struct monitor *m, struct container *c);
+void call_off(struct monitor *m, struct container *c);
+int64_t restart_due(struct monitor *m);
+int64_t settle_due(struct monitor *m);
+void settle_ended(struct monitor *m, pid_t pid, int status);
+void client_left(struct monitor *m);
 
 /* ---- spaces.c ---- */
 int spaces_setup(struct monitor *m, const struct request *request);

@@ -288,8 +288,10 @@ int spaces_setup(struct monitor *m, const struct request *request)
 
 int spaces_release(struct monitor *m, const struct request *request)
 {
-	if (m->live > 0)
+	if (m->live > 0 || m->waiting)
 		return -EBUSY;
+	/* Who gives them up has stopped the pod. */
+	m->settle_flags &= ~START_SETTLE;
 	if (m->held_flags)
 		TRY(journal_spaces(m, request, REC_NS_DOWN));
 	release_all(m);

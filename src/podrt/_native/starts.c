@@ -49,6 +49,8 @@ void finish_failed_start(struct monitor *m, struct container *c)
 {
 	struct journal_record record = record_of(c, REC_START_FAILED);
 
+	if (end_failed_restart(m, c))
+		return;
 	record.error = c->failure.head.arg;
 	record.a = c->failure.head.a;
 	journal_append(&m->journal, record);
@@ -173,11 +175,18 @@ int start_container(struct monitor *m, struct container *c, const struct request
 	const char *memory;
 	int dirs = read_dirs(request, &memory), result;
 
-	if (request->fd < 0 || request->head.arg & ~START_ALL || dirs < 0 ||
+	const bool by_hand = request->asker.client != 0;
+
+	if ((by_hand && request->fd < 0) || request->head.arg & ~START_ALL || dirs < 0 ||
 	    (request->head.arg & START_UNIFIED && dirs > 1))
 		return -EPROTO;
 	if (m->is_removing || c->is_removing)
 		return -ECANCELED;
+	/* We may have used that number ourselves meanwhile. */
+	if (c->run && request->head.run <= c->run)
+		return -ESTALE;
+	if (by_hand)
+		begin_series(m, c, request);
 	process_begins(c, request);
 	c->state = STATE_IDLE;
 	free(c->memory_dir);

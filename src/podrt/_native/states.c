@@ -57,6 +57,7 @@ void table_remove(struct table *table, struct container *c)
 {
 	table_set_pid(table, c, 0);
 	UNCHAIN(&table->by_id[c->id[0] % BUCKETS], c, next_by_id);
+	free(c->policy);
 	free(c->memory_dir);
 	end_times(c);
 }
@@ -76,6 +77,7 @@ struct journal_record record_of(const struct container *c, enum record_kind kind
 	record.run = c->run;
 	record.pid = c->pid;
 	record.start_ticks = c->ticks;
+	record.b = c->policy ? c->policy->count : 0;
 	return record;
 }
 
@@ -136,6 +138,15 @@ void process_begins(struct container *c, const struct request *request)
 	c->code = 0;
 	c->ticks = 0;
 	c->kill_at_ms = 0;
+	c->settle_flags = request->head.arg & START_SETTLES;
+	if (c->policy)
+		c->policy->began_ms = now_ms();
+}
+
+/* One of those that ask a program to end. */
+bool asks_to_end(int sig)
+{
+	return sig == SIGTERM || sig == SIGKILL || sig == SIGINT || sig == SIGQUIT;
 }
 
 static int on_release(struct monitor *m, struct container *c, const struct request *request)
@@ -153,9 +164,7 @@ static int on_signal(struct monitor *m, struct container *c, const struct reques
 	if (sig < 0 || sig > SIGRTMAX)
 		return -EINVAL;
 	TRY(signal_container(c, sig));
-	/* One of those that ask a program to end. */
-	if (sig == SIGTERM || sig == SIGKILL || sig == SIGINT || sig == SIGQUIT)
-		c->by_user = true;
+	c->by_user |= asks_to_end(sig);
 	return 0;
 }
 
@@ -225,6 +234,8 @@ static int on_wait(struct monitor *m, struct container *c, const struct request 
 static int on_forget(struct monitor *m, struct container *c, const struct request *request)
 {
 	TRY(journal_append(&m->journal, record_of(c, REC_FORGOTTEN)));
+	if (c->state == STATE_WAITING)
+		call_off(m, c);
 	UNCHAIN(&m->stopping, c, next_stopping);
 	log_close(&c->log);
 	table_remove(&m->table, c);
@@ -261,20 +272,23 @@ static const struct {
 	handler *in[STATE_COUNT];
 	int refusal; /* what the request is told in a state that has no use for it */
 } requests[MSG_REQUESTS] = {
-    [MSG_START] = {{[STATE_IDLE] = start_container, [STATE_EXITED] = start_container}, -EEXIST},
+    [MSG_START] = {{start_container, [STATE_EXITED... STATE_WAITING] = start_container}, -EEXIST},
     [MSG_ADOPT] = {{[STATE_IDLE] = adopt_container, [STATE_EXITED] = adopt_container}, -EEXIST},
-    [MSG_FORGET] = {{[STATE_IDLE] = on_forget, [STATE_EXITED] = on_forget}, -EBUSY},
+    [MSG_FORGET] = {{on_forget, [STATE_EXITED... STATE_WAITING] = on_forget}, -EBUSY},
     [MSG_RELEASE] = {{[STATE_HELD] = on_release}, -ESRCH},
-    [MSG_SIGNAL] = {{NULL, NULL, on_signal, on_signal, on_signal}, -ESRCH},
-    [MSG_STOP] = {{NULL, on_cancel, on_stop, on_stop, on_stop, on_wait}, -ESRCH},
-    [MSG_WAIT] = {{NULL, on_wait, on_wait, on_wait, on_wait, on_wait, on_wait}, -ESRCH},
+    [MSG_SIGNAL] = {{NULL, NULL, on_signal, on_signal, on_signal, NULL, NULL, end_waiting}, -ESRCH},
+    [MSG_STOP] = {{NULL, on_cancel, on_stop, on_stop, on_stop, on_wait, NULL, end_waiting}, -ESRCH},
+    [MSG_WAIT] = {{[STATE_STARTING... STATE_WAITING] = on_wait}, -ESRCH},
+    [MSG_POLICY] = {{[STATE_IDLE... STATE_WAITING] = tell_policy}, -EPROTO},
 };
 
-/* A container is known from its first START or ADOPT on; forgetting it twice is forgetting. */
+/* A container is known from its first START, ADOPT or POLICY on; forgetting it twice is forgetting.
+ */
 int ask_container(struct monitor *m, const struct request *request)
 {
 	const uint16_t type = request->head.type;
-	const bool makes = type == MSG_START || type == MSG_ADOPT, forgets = type == MSG_FORGET;
+	const bool makes = type == MSG_START || type == MSG_ADOPT || type == MSG_POLICY;
+	const bool forgets = type == MSG_FORGET;
 	struct container *c = table_find(&m->table, request->head.id);
 
 	if (type >= MSG_REQUESTS || !requests[type].refusal)
@@ -283,7 +297,7 @@ int ask_container(struct monitor *m, const struct request *request)
 		c = table_add(&m->table, request->head.id);
 	if (!c)
 		return forgets ? 0 : makes ? -ENOMEM : -ESRCH;
-	if (!makes && !forgets && request->head.run && request->head.run != c->run)
+	if (!makes && !forgets && !is_meant(c, request->head.run))
 		return -ESRCH;
 	return requests[type].in[c->state] ? requests[type].in[c->state](m, c, request)
 					   : requests[type].refusal;

@@ -45,6 +45,7 @@ enum message_type {
 	MSG_ADOPT = 11,
 	MSG_PAUSE = 12,
 	MSG_UNPAUSE = 13,
+	MSG_POLICY = 14,
 	MSG_REQUESTS, /* how many of them, and none */
 	MSG_OK = 64,
 	MSG_FAILED = 65,
@@ -55,12 +56,32 @@ enum message_type {
 };
 
 enum start_flag {
-	START_HOLD = 1,    /* stop right before exec */
-	START_UNIFIED = 2, /* the one directory to join is of cgroup v2 */
-	START_LEADS = 4,   /* also of ADOPT: the others may join its pid and cgroup namespaces */
-	START_TIMES = 8,   /* STARTED tells when each stage began: struct stamp, in order */
-	START_ALL = START_HOLD | START_UNIFIED | START_LEADS | START_TIMES,
+	START_HOLD = 1,      /* stop right before exec */
+	START_UNIFIED = 2,   /* the one directory to join is of cgroup v2 */
+	START_LEADS = 4,     /* also of ADOPT: the others may join its pid and cgroup namespaces */
+	START_TIMES = 8,     /* STARTED tells when each stage began: struct stamp, in order */
+	START_RESTARTS = 16, /* the policy that was told stays; else there is none any more */
+	START_SETTLE = 32,   /* its end for good may be that of its pod: see `system settle` */
+	START_REMOVE = 64,   /* ... and it is to be removed then */
+	START_SETTLES = START_SETTLE | START_REMOVE,
+	START_ALL =
+	    START_HOLD | START_UNIFIED | START_LEADS | START_TIMES | START_RESTARTS | START_SETTLES,
 };
+
+enum restart_kind { RESTART_NO, RESTART_ON_FAILURE, RESTART_ALWAYS, RESTART_UNLESS_STOPPED };
+
+/* The body of POLICY; behind it the IDs of the containers it needs, the path of its plan and the
+ * directories to join, these each ended by a NUL. */
+struct policy_head {
+	uint32_t kind, most; /* most restarts after failures; 0: any number */
+	/* For a monitor that is new to the container: */
+	uint32_t count, delay_ms;
+	int32_t code;
+	uint32_t exit_flags;
+	uint64_t ended_at_ns; /* 0: it has not ended, or that was acted on */
+	uint64_t need_count;
+};
+_Static_assert(sizeof(struct policy_head) == 40, "a policy's head has 40 bytes");
 
 /* The journal: a header that podrt writes, then records that only the monitor writes. */
 #define JOURNAL_HEADER_BYTES 64

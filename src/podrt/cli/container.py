@@ -19,6 +19,7 @@ from .filters import Filters, check_container_filters, container_matches
 from .flags import Parser, read_id
 from .pod import seconds
 from .run_async import run
+from .selected import act_on_selected
 
 NO_SUCH = 1
 STILL_RUNNING = 2
@@ -41,10 +42,16 @@ def picked_flags(parser: Parser) -> None:
 def start_flags(parser: Parser) -> None:
     """Flags of `start`."""
     container_flags(parser)
+    parser.many("--filter", "-f", metavar="KEY=VALUE", help="those that ps would list")
 
 
 def start(args: argparse.Namespace, settings: Settings) -> int:
     """Start containers, all at once."""
+    if args.filter:
+        args.cidfile = []
+        return act_on_selected(
+            args, settings, lambda container: container.start(), of_all=lambda *_: True
+        )
     return for_each(args, settings, lambda container: container.start())
 
 

@@ -51,7 +51,7 @@ _WORDS = (
     ("--personality", "NAME", "LINUX or LINUX32"),
     ("--tz", "ZONE", "its time zone; local is the host's"),
     ("--cgroupns", "private|host", "cgroup namespace"),
-    ("--restart", "POLICY", "no"),
+    ("--restart", "POLICY", "no, always, on-failure[:N], unless-stopped; the pod's"),
     ("--log-opt", "max-size=BYTES", "bound the log"),
 )
 _LISTS = (
@@ -127,10 +127,6 @@ def _pod_name(args: argparse.Namespace) -> str:
 
 def container_config(args: argparse.Namespace, pod: str | None = None) -> ContainerConfig:
     """The container that the flags describe. Raises: InvalidConfig, Unsupported."""
-    if args.restart not in (None, "", "no", "never"):
-        raise Unsupported(f"--restart {args.restart}", "restart policies are not built yet")
-    if args.rm and getattr(args, "detach", False):
-        raise Unsupported("--rm with --detach", "removal at exit is not built yet")
     shm_bytes = size_bytes("--shm-size", args.shm_size)
     stop_timeout_s = whole_number("--stop-timeout", args.stop_timeout)
     return ContainerConfig(
@@ -178,6 +174,7 @@ def container_config(args: argparse.Namespace, pod: str | None = None) -> Contai
         stdin_open=args.interactive,
         stop_signal=signals.number(args.stop_signal, "--stop-signal") if args.stop_signal else 0,
         stop_timeout_s=DEFAULT_STOP_TIMEOUT_S if stop_timeout_s is None else stop_timeout_s,
+        restart_policy=args.restart or "",
         auto_remove=args.rm,
         oom_score_adj=whole_number("--oom-score-adj", args.oom_score_adj),
         cgroup_parent=args.cgroup_parent or "",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from podrt.errors import InvalidConfig, Unsupported
+from podrt.model.restarts import RestartKind
 from podrt.model.states import ALIVE, ContainerState, PodState
 from podrt.runtime.view import View
 from podrt.store.records import ContainerRecord, PodRecord
@@ -21,16 +22,15 @@ _POD_KEYS = frozenset(
 )  # fmt: skip
 _CONTAINER_KEYS = frozenset(
     {
-        "ancestor", "before", "command", "exited", "id", "label", "label!", "name", "pod", "since",
-        "status", "until", "volume",
+        "ancestor", "before", "command", "exited", "id", "label", "label!", "name", "pod",
+        "restart-policy", "should-start-on-boot", "since", "status", "until", "volume",
     }
 )  # fmt: skip
 _MISSING = {
     "health": "there are no health checks yet",
     "network": "there are no named networks yet",
-    "restart-policy": "there are no restart policies yet",
-    "should-start-on-boot": "there are no restart policies yet",
 }
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _ALL_MUST_FIT = frozenset({"label", "label!"})
 
 
@@ -77,6 +77,9 @@ def check_container_filters(filters: Filters) -> None:
     for value in filters.values.get("exited", ()):
         if not value.isdecimal():
             raise InvalidConfig("--filter", f"exited={value} is no exit code")
+    for value in filters.values.get("should-start-on-boot", ()):
+        if value.lower() not in _TRUTHS:
+            raise InvalidConfig("--filter", f"should-start-on-boot={value} is not true or false")
     _check_states(filters, "status")
     _check_values(filters)
 
@@ -166,10 +169,21 @@ def _container_has(view: View, record: ContainerRecord, key: str, value: str) ->
         return any(value in (mount.source, mount.destination) for mount in mounts)
     if key == "command":
         return value in (record.config.command or ())[:1]
+    if key == "restart-policy":
+        return view.restart_policy(record).name == value
+    if key == "should-start-on-boot":
+        return _should_start_on_boot(view, record) == _TRUTHS[value.lower()]
     if key == "exited":
         is_over = view.state(record) not in ALIVE and view.facts(record).finished_at_ns != 0
         return is_over and view.facts(record).exit_code == int(value)
     return _has(record, record.config.labels, key, value)
+
+
+def _should_start_on_boot(view: View, record: ContainerRecord) -> bool:
+    """podman's rule: always, and unless-stopped if it was not the user who stopped it."""
+    kind = view.restart_policy(record).kind
+    is_kept = kind is RestartKind.UNLESS_STOPPED and not record.user_stopped
+    return kind is RestartKind.ALWAYS or is_kept
 
 
 def _is_in_pod(view: View, record: ContainerRecord, value: str) -> bool:

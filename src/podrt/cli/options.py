@@ -158,8 +158,8 @@ OPTIONS: dict[str, Options] = {
         ),
     ),
     "start": Options(
-        works="all latest",
-        not_yet="attach detach-keys filter interactive sig-proxy",
+        works="all filter latest",
+        not_yet="attach detach-keys interactive sig-proxy",
     ),
     "stop": Options(
         works="all cidfile filter ignore latest time timeout",

@@ -30,7 +30,7 @@ def add_pod_flags(parser: Parser) -> None:
     parser.switch("--infra", default=None, help="make an infra container")
     parser.switch("--share-parent", default=True, help="members live in the pod's cgroup")
     parser.add_argument("--infra-image", default="", help="image in which it runs")
-    parser.add_argument("--exit-policy", default="continue", help="continue")
+    parser.add_argument("--exit-policy", default="continue", help="continue, stop or stop-any")
     add_etc_flags(parser)
 
 
@@ -45,7 +45,10 @@ def add_override_flags(parser: Parser) -> None:
     parser.many("--label-file", metavar="FILE", help="a file with a label a line")
     parser.many("--sysctl", metavar="KEY=VALUE", help="a kernel parameter of the pod's namespaces")
     parser.add_argument("--shm-size", default=None, metavar="BYTES", help="size of /dev/shm")
-    parser.add_argument("--restart", default="", metavar="POLICY", help="no")
+    parser.add_argument(
+        "--restart", default="", metavar="POLICY",
+        help="its containers' default: no, always, on-failure[:N], unless-stopped",
+    )  # fmt: skip
     parser.add_argument("--uts", default=None, metavar="MODE", help="private or host")
     parser.add_argument("--pid", default=None, metavar="MODE", help="private or host")
     parser.many("--volume", "-v", metavar="SOURCE:DEST[:OPTIONS]", help="a mount of all members")
@@ -74,6 +77,7 @@ def pod_config(args: argparse.Namespace) -> PodConfig:
         infra=args.infra,
         use_pod_cgroup=args.share_parent,
         exit_policy=exit_policy,
+        restart_policy=args.restart,
         infra_image=args.infra_image,
         etc=etc_files_of(args),
     )
@@ -81,8 +85,6 @@ def pod_config(args: argparse.Namespace) -> PodConfig:
 
 def overrides(args: argparse.Namespace) -> PodConfig:
     """What the flags of a clone say; the rest has its defaults. Raises: InvalidConfig."""
-    if args.restart not in ("", "no", "never"):
-        raise InvalidConfig("--restart", "restart policies are not built yet: only no")
     config = PodConfig(
         name=args.name,
         hostname=args.hostname,

@@ -66,7 +66,7 @@ def pod_fields(view: View, pod: PodRecord, *, whole: bool) -> dict[str, Any]:
         "ContainerNames": ",".join(member.config.name for member in members),
         "ContainerStatuses": ",".join(states),
         "Networks": "",
-        "Restarts": 0,
+        "Restarts": sum(view.facts(member).restarts for member in members),
     }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 from podrt.model.container import ContainerConfig
 from podrt.model.ids import short_id
 from podrt.model.image import Image
+from podrt.model.restarts import parse_restart
 from podrt.model.states import ALIVE, PODMAN_WORDS, ContainerState, Facts
 from podrt.runtime.namespaces import shared_types
 from podrt.runtime.view import View
@@ -28,6 +31,10 @@ def status_text(state: ContainerState, facts: Facts) -> str:
     if state in ALIVE:
         word = "Up" if state is not ContainerState.PAUSED else "Paused"
         return f"{word} {age(facts.started_at_ns).removesuffix(' ago')}"
+    if state is ContainerState.RESTARTING:
+        left_s = max(0, math.ceil((facts.due_at_ns - time.time_ns()) / 10**9))
+        code = "unknown" if facts.code_unknown else str(facts.exit_code)
+        return f"Restarting ({code}) in {left_s} s"
     if state in (ContainerState.STOPPED, ContainerState.EXITED):
         code = "unknown" if facts.code_unknown else str(facts.exit_code)
         return f"Exited ({code}) {age(facts.finished_at_ns)}"
@@ -44,7 +51,7 @@ def pod_row(view: View, pod: PodRecord) -> dict[str, Any]:
                 "Id": member.id,
                 "Names": member.config.name,
                 "Status": state_word(view.state(member)),
-                "RestartCount": 0,
+                "RestartCount": view.facts(member).restarts,
             }
             for member in members
         ],
@@ -78,7 +85,7 @@ def pod_document(view: View, pod: PodRecord) -> dict[str, Any]:
         "CreateInfra": bool(pod.infra_id),
         "InfraContainerID": pod.infra_id,
         "SharedNamespaces": sorted(shared_types(pod.config)),
-        "RestartPolicy": pod.config.restart_policy or "no",
+        "RestartPolicy": parse_restart(pod.config.restart_policy).name,
         "NumContainers": len(members),
         "Containers": [
             {
@@ -134,7 +141,7 @@ def container_row(view: View, record: ContainerRecord) -> dict[str, Any]:
         "Pod": record.pod_id,
         "PodName": pod.config.name if pod is not None else "",
         "Ports": None,
-        "Restarts": 0,
+        "Restarts": facts.restarts,
         "StartedAt": facts.started_at_ns // 10**9,
         "State": state_word(state),
         "Status": status_text(state, facts),
@@ -145,6 +152,7 @@ def container_document(view: View, record: ContainerRecord) -> dict[str, Any]:
     """A container in `inspect`."""
     state, facts = view.state(record), view.facts(record)
     config = record.config
+    policy = view.restart_policy(record)
     is_alive = state in ALIVE
     return {
         "Id": record.id,
@@ -158,6 +166,8 @@ def container_document(view: View, record: ContainerRecord) -> dict[str, Any]:
             "Status": state_word(state),
             "Running": state is ContainerState.RUNNING,
             "Paused": state is ContainerState.PAUSED,
+            "Restarting": state is ContainerState.RESTARTING,
+            "RestartAt": rfc3339(facts.due_at_ns) if facts.due_at_ns else _NEVER,
             "OOMKilled": facts.oom_killed,
             "Pid": facts.pid if is_alive else 0,
             "ExitCode": 0 if is_alive else facts.exit_code,
@@ -165,14 +175,19 @@ def container_document(view: View, record: ContainerRecord) -> dict[str, Any]:
             "StartedAt": rfc3339(facts.started_at_ns) if facts.started_at_ns else _NEVER,
             "FinishedAt": rfc3339(facts.finished_at_ns) if facts.finished_at_ns else _NEVER,
             "CgroupPath": record.cgroup_path,
-            "Runs": record.run,
+            "Runs": max(record.run, facts.run),
         },
+        "RestartCount": facts.restarts,
         "Dependencies": [edge.on for edge in config.requires],
         "LogPath": view.layout.log(record.id),
         "OCIConfigPath": view.layout.spec(record.id),
         "Mounts": [_mount(mount) for mount in config.mounts],
         "Config": _config(config),
-        "HostConfig": {**_host_config(config), **users_of(view, record)},
+        "HostConfig": {
+            **_host_config(config),
+            "RestartPolicy": {"Name": policy.name, "MaximumRetryCount": policy.most},
+            **users_of(view, record),
+        },
         "LockNumber": record.lock,
     }
 

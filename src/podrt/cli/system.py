@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import podrt
 from podrt.config import Settings
-from podrt.errors import NotFound
+from podrt.errors import NotFound, Removed
 from podrt.runtime.view import open_view
 
 from .flags import Parser
@@ -121,6 +122,27 @@ def _lock_document(row: LockRow) -> dict[str, Any]:
 
 def _process_document(seen: SeenProcess) -> dict[str, Any]:
     return {"Pid": seen.pid, "Command": seen.command, "Alive": seen.is_alive}
+
+
+def settle_flags(parser: Parser) -> None:
+    """Flags of `system settle`."""
+    parser.add_argument("group", metavar="ID", help="a pod's, or a container's outside of pods")
+
+
+def settle(args: argparse.Namespace, settings: Settings) -> int:
+    """Do what is due now that containers have ended: exit policies, removal of --rm containers."""
+
+    from podrt.runtime.runtime import Runtime
+
+    from .run_async import run
+
+    async def verb(runtime: Runtime) -> int:
+        # Who is gone by now has nothing that is due.
+        with contextlib.suppress(Removed):
+            await runtime.settle(args.group)
+        return 0
+
+    return run(settings, verb)
 
 
 def info_flags(parser: Parser) -> None:

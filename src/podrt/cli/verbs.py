@@ -62,6 +62,7 @@ VERBS: dict[str, Verb] = {
     "image rm": Verb("image", "remove", "Remove one or more images"),
     "system check": Verb("system", "check", "Find and repair what does not fit together"),
     "system locks": Verb("system", "locks", "List locks: holders, waiters, what looks abandoned"),
+    "system settle": Verb("system", "settle", "Do what is due after containers have ended"),
     "debug plan": Verb("system", "plan", "Print a container's compiled plan"),
     "info": Verb("system", "info", "Display what podrt works with on this host"),
     "version": Verb("system", "version", "Display the version"),

@@ -140,10 +140,25 @@ class Monitor:
         reply = await self._ask(Message(Kind.WAIT, run=run, id=bytes.fromhex(container_id)), "wait")
         return Exited(reply.arg, reply.a, bool(reply.b))
 
+    async def tell_policy(
+        self, container_id: str, run: int, policy: wire.Policy, *, flags: int
+    ) -> None:
+        """Say when a container is started again; it holds from now on, whatever it does.
+
+        `flags` are those of the starts to come, `run` is its last one. Raises: EngineFailed.
+        """
+        await self._ask(
+            Message(
+                Kind.POLICY, run=run, arg=flags, id=bytes.fromhex(container_id),
+                body=policy.encode(),
+            ),
+            "policy",
+        )  # fmt: skip
+
     async def adopt(
         self, container_id: str, run: int, process: Started, log: str, *, flags: int = 0
     ) -> Started:
-        """Watch a process that a dead monitor left; `flags` is 0 or START_LEADS.
+        """Watch a process that a dead monitor left; `flags` are those of a start.
 
         Raises: EngineFailed(ESRCH) if it is gone.
         """
@@ -254,14 +269,15 @@ async def open_monitor(
     group_id: str,
     *,
     new_journal: Callable[[], int] | None,
-    cgroup_dirs: Callable[[], Sequence[str]] = tuple,
+    arguments: Callable[[], Sequence[str]] = tuple,
 ) -> AsyncIterator[Monitor]:
     """Connect to the group's monitor; where none serves, start one.
 
     `new_journal` creates the next epoch's journal and returns its descriptor; None forbids
-    starting (MonitorGone if none serves). `cgroup_dirs` makes and names what it joins.
+    starting (MonitorGone if none serves). `arguments` are the monitor's: the cgroup directories
+    that it joins (which are made by the call) and, behind "--", the command that settles.
     """
-    sock = await _connect_or_spawn(layout, group_id, new_journal, cgroup_dirs)
+    sock = await _connect_or_spawn(layout, group_id, new_journal, arguments)
     monitor = Monitor(sock, group_id)
     # Shielded: who waits for an answer in a shield of its own must get it.
     reading = trio.CancelScope(shield=True)
@@ -288,7 +304,7 @@ async def _connect_or_spawn(
     layout: Layout,
     group_id: str,
     new_journal: Callable[[], int] | None,
-    cgroup_dirs: Callable[[], Sequence[str]],
+    arguments: Callable[[], Sequence[str]],
 ) -> socket.socket:
     run_dir = layout.group_run(group_id)
     if new_journal is not None:
@@ -305,7 +321,7 @@ async def _connect_or_spawn(
         try:
             if spawned < _SPAWNS and try_lock(lock_fd):
                 spawned += 1
-                _spawn(run_dir, group_id, lock_fd, new_journal, cgroup_dirs)
+                _spawn(run_dir, group_id, lock_fd, new_journal, arguments)
                 continue
         finally:
             os.close(lock_fd)
@@ -351,7 +367,7 @@ def _spawn(
     group_id: str,
     lock_fd: int,
     new_journal: Callable[[], int],
-    cgroup_dirs: Callable[[], Sequence[str]],
+    arguments: Callable[[], Sequence[str]],
 ) -> None:
     """Start a monitor that takes over the held lock; its first process ends at once (it forks)."""
     with contextlib.ExitStack() as stack:
@@ -375,7 +391,7 @@ def _spawn(
             (keep(dir_fd), _RUN_FD),
         )
         path = f"/proc/self/fd/{keep(binary_fd)}"
-        argv = ["podrt-monitor", group_id, *cgroup_dirs()]
+        argv = ["podrt-monitor", group_id, *arguments()]
         with limits_as_found():
             pid = os.posix_spawn(
                 path,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 WIRE_VERSION = 1
@@ -27,6 +28,12 @@ START_TIMES = 8
 STAMP = struct.Struct("<QII")
 START_LEADS = 4
 """START and ADOPT flag: the others may join its pid and cgroup namespaces."""
+START_RESTARTS = 16
+"""START flag: the restart policy that POLICY told is kept; without it there is none any more."""
+START_SETTLE = 32
+"""START flag, of ADOPT and POLICY too: its end for good may be that of its pod."""
+START_REMOVE = 64
+"""The same kind of flag: it is to be removed when it has ended for good."""
 
 
 class Kind(enum.IntEnum):
@@ -45,6 +52,7 @@ class Kind(enum.IntEnum):
     ADOPT = 11
     PAUSE = 12
     UNPAUSE = 13
+    POLICY = 14
     OK = 64
     FAILED = 65
     CREATED = 66
@@ -64,6 +72,46 @@ class Message(NamedTuple):
     b: int = 0
     id: bytes = NO_ID
     body: bytes = b""
+
+
+_POLICY = struct.Struct("<IIIIiIQQ")
+
+
+class Policy(NamedTuple):
+    """The body of POLICY: how a container is started again when it ended by itself.
+
+    `kind` and `most` are the policy's (`podrt.model.restarts`), `needs` the containers that must
+    run before, `plan` and `join` the paths that START takes. What follows is for a monitor that
+    does not know the container yet: how many restarts there were, the last delay, and, when
+    `ended_at_ns` is not 0, how its last run ended, which nobody acted on so far.
+    """
+
+    kind: int
+    most: int
+    needs: Sequence[str] = ()
+    plan: str = ""
+    join: Sequence[str] = ()
+    restarts: int = 0
+    delay_ms: int = 0
+    code: int = 0
+    exit_flags: int = 0
+    ended_at_ns: int = 0
+
+    def encode(self) -> bytes:
+        """The bytes of the body."""
+        head = _POLICY.pack(
+            self.kind,
+            self.most,
+            self.restarts,
+            self.delay_ms,
+            self.code,
+            self.exit_flags,
+            self.ended_at_ns,
+            len(self.needs),
+        )
+        needs = b"".join(map(bytes.fromhex, self.needs))
+        paths = b"".join(path.encode() + b"\0" for path in (self.plan, *self.join))
+        return head + needs + paths
 
 
 def encode(message: Message) -> bytes:

@@ -21,7 +21,7 @@ import msgspec
 from podrt.errors import InvalidConfig, Unsupported
 from podrt.model.container import ContainerConfig, DependencyKind, InitKind
 from podrt.model.ids import check_name
-from podrt.model.pod import DEFAULT_SHARE, PodConfig
+from podrt.model.pod import DEFAULT_SHARE, ExitPolicy, PodConfig
 
 from .containers import Frame, container_config, in_pod
 from .documents import STDIN, Document, parse_documents, read_documents
@@ -257,7 +257,8 @@ class _Source:
             hostname=spec.hostname and check_name(spec.hostname, f"{self._place}.hostname"),
             share=None if share == DEFAULT_SHARE else share,
             add_hosts=self._add_hosts(),
-            restart_policy=_RESTARTS[spec.restart_policy] if spec.restart_policy else "",
+            restart_policy=_RESTARTS[spec.restart_policy or "Always"],
+            exit_policy=ExitPolicy.STOP,
         )
 
     def _add_hosts(self) -> tuple[str, ...]:
@@ -274,11 +275,6 @@ class _Source:
 
     def _notes(self) -> tuple[str, ...]:
         found = []
-        # Kubernetes' default is Always.
-        policy = self._spec.restart_policy or "Always"
-        if policy != "Never":
-            field = f"{self._place}.restartPolicy"
-            found.append(f"{field}: {policy} is not kept yet: containers that end stay ended")
         if self._spec.security_context.fs_group is not None:
             field = f"{self._place}.securityContext.fsGroup"
             found.append(f"{field}: ignored: every user may write to an emptyDir")

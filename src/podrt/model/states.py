@@ -21,6 +21,7 @@ class ContainerState(enum.StrEnum):
     PAUSED = "paused"
     STOPPING = "stopping"
     STOPPED = "stopped"
+    RESTARTING = "restarting"
     EXITED = "exited"
     REMOVING = "removing"
     UNKNOWN = "unknown"
@@ -51,7 +52,8 @@ MOVES: dict[ContainerState, frozenset[ContainerState]] = {
     ),
     ContainerState.PAUSED: frozenset({ContainerState.RUNNING, ContainerState.STOPPED}),
     ContainerState.STOPPING: frozenset({ContainerState.STOPPED}),
-    ContainerState.STOPPED: frozenset({ContainerState.EXITED}),
+    ContainerState.STOPPED: frozenset({ContainerState.EXITED, ContainerState.RESTARTING}),
+    ContainerState.RESTARTING: frozenset({ContainerState.RUNNING, ContainerState.EXITED}),
     ContainerState.EXITED: frozenset({ContainerState.CREATED}),
     ContainerState.REMOVING: frozenset(),
     ContainerState.UNKNOWN: frozenset(),
@@ -74,6 +76,7 @@ class Phase(enum.StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     STOPPING = "stopping"
+    BACK_OFF = "back-off"
     EXITED = "exited"
     FAILED = "failed"
 
@@ -90,7 +93,8 @@ class Facts(
     `run` is the run number the facts belong to; `pid` and `start_ticks` name the process
     (clock ticks since boot, /proc/PID/stat field 22); `error` is the errno and `error_stage`
     the plan's op code of a start that failed; `boot_id` is the boot they were seen in; `epoch` is
-    the number of the journal whose monitor started the process or took it over.
+    the number of the journal whose monitor started the process or took it over. `restarts` counts
+    the runs since somebody started it by hand; in back-off the next one begins at `due_at_ns`.
     """
 
     run: int = 0
@@ -107,6 +111,8 @@ class Facts(
     error_stage: int = 0
     boot_id: str = ""
     epoch: int = 0
+    restarts: int = 0
+    due_at_ns: int = 0
 
 
 NO_FACTS = Facts()
@@ -119,6 +125,7 @@ _PHASE_STATES = {
     Phase.RUNNING: ContainerState.RUNNING,
     Phase.PAUSED: ContainerState.PAUSED,
     Phase.STOPPING: ContainerState.STOPPING,
+    Phase.BACK_OFF: ContainerState.RESTARTING,
     Phase.EXITED: ContainerState.STOPPED,
 }
 
@@ -136,7 +143,8 @@ def container_state(facts: Facts, *, is_removing: bool, cleaned_run: int) -> Con
 def pod_state(states: Iterable[ContainerState]) -> PodState:
     """A pod's state from those of its counted containers: the first rule that fits.
 
-    The caller leaves init containers out, and an infra without a process unless it is alone.
+    The caller leaves init containers out, and an infra without a process unless it is alone. One
+    in back-off neither runs nor has ended.
     """
     counted = list(states)
     if not counted:
@@ -144,7 +152,7 @@ def pod_state(states: Iterable[ContainerState]) -> PodState:
     running = sum(state in (ContainerState.RUNNING, ContainerState.STOPPING) for state in counted)
     if running == len(counted):
         return PodState.RUNNING
-    if running:
+    if running or ContainerState.RESTARTING in counted:
         return PodState.DEGRADED
     if all(state is ContainerState.PAUSED for state in counted):
         return PodState.PAUSED

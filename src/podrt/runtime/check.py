@@ -24,6 +24,7 @@ from podrt.store.repair import repair
 from .context import Context
 from .finding import Finding, Problem, found, removal
 from .kernel_check import damaged_journals, kernel_problems
+from .policy_check import policy_problems
 from .recovery import dead_intents, undo_dead_intents
 from .teardown import remove_container_verb, remove_left_cgroup, remove_pod
 
@@ -141,6 +142,7 @@ class _Checker:
         yield from self._stray_locks()
         yield from self._stray_records()
         yield from kernel_problems(self._ctx)
+        yield from policy_problems(self._ctx)
 
     def _intents_of_the_dead(self) -> Iterator[Problem]:
         for intent in dead_intents(self._ctx):

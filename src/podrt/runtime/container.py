@@ -17,6 +17,7 @@ from .group import open_group
 from .logs import LogLine, LogReader
 
 _POLL_S = 0.05
+_UNFINISHED = ALIVE | {ContainerState.RESTARTING}
 
 
 class Container:
@@ -97,13 +98,19 @@ class Container:
         await teardown.remove_container_verb(self._ctx, self.id, force=force, timeout_s=timeout_s)
 
     async def wait(self) -> int:
-        """Wait until it does not run; its exit code (255 when nobody saw it)."""
+        """Wait until it has ended for good; its exit code (255 when nobody saw it)."""
         while True:
             record = self.record()
-            if self._ctx.view.live_state(record) not in ALIVE:
+            state = self._ctx.view.live_state(record)
+            if state not in _UNFINISHED:
                 return self._ctx.view.facts(record).exit_code
+            # In back-off nothing happens without a monitor.
+            may_start = state is ContainerState.RESTARTING
+            parent = teardown.parent_of(self._ctx, record)
             try:
-                async with open_group(self._ctx, record.group_id, "", may_start=False) as monitor:
+                async with open_group(
+                    self._ctx, record.group_id, parent, may_start=may_start
+                ) as monitor:
                     run = self._ctx.view.facts(record).run
                     return (await monitor.wait(record.id, run)).code
             except (MonitorGone, EngineFailed):

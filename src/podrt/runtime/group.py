@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import msgspec
 import trio
 
-from podrt.engines import wire
 from podrt.engines.liveness import has_monitor
 from podrt.engines.monitor import Monitor, Started, open_monitor
 from podrt.engines.plan_namespaces import map_text
@@ -28,6 +27,7 @@ from podrt.store.tables import Tables
 
 from .context import Context
 from .namespaces import CLONE_FLAGS, pod_namespace_flags, spaces_owner
+from .policies import WHEN_ENDED, is_kept, is_left_undone, settle_command, start_flags, tell_policy
 
 Change = Callable[[ContainerRecord], ContainerRecord]
 """A wish about one container; gets the record with its newest facts."""
@@ -59,7 +59,9 @@ def fold(
         member = tables.get(ContainerRecord, key)
         if member is None:
             continue
-        folded = msgspec.structs.replace(member, facts=ctx.view.facts(member))
+        facts = ctx.view.facts(member)
+        # The monitor numbers the runs it starts by itself.
+        folded = msgspec.structs.replace(member, facts=facts, run=max(member.run, facts.run))
         wish = change.get(key)
         wished = wish(folded) if wish is not None else folded
         if wished != member:
@@ -80,18 +82,18 @@ async def open_group(
     def new_journal() -> int:
         return _begin_epoch(ctx, group_id)
 
-    def cgroup_dirs() -> tuple[str, ...]:
+    def arguments() -> tuple[str, ...]:
         path = ctx.cgroups.monitor_path(cgroup_parent, group_id)
         if not path:
-            return ()
+            return settle_command(ctx, group_id)
         ctx.cgroups.create(path, _MONITOR_LIMITS)
-        return ctx.cgroups.join_dirs(path)
+        return (*ctx.cgroups.join_dirs(path), *settle_command(ctx, group_id))
 
     opened = open_monitor(
         ctx.layout,
         group_id,
         new_journal=new_journal if may_start else None,
-        cgroup_dirs=cgroup_dirs,
+        arguments=arguments,
     )
     async with opened as monitor:
         ctx.view.refresh()
@@ -149,27 +151,35 @@ def _end_lost_monitor(ctx: Context, group_id: str) -> None:
 async def _adopt(ctx: Context, monitor: Monitor) -> None:
     """Hand the monitor the processes whose monitor died, and the namespaces they are in.
 
-    Every opener does: who started the monitor may have been killed before it came to this.
+    With them go their policies, and what became of those that have ended meanwhile or wait to be
+    started again. Every opener does: who started the monitor may have been killed before it came
+    to this.
     """
     group_id = monitor.group_id
     members = members_of(ctx.store.tables, group_id)
     left_over = [member for member in members if ctx.view.is_unwatched(member)]
     for member in left_over:
         facts = ctx.view.facts(member)
+        is_member_kept = is_kept(ctx, member)
         with contextlib.suppress(EngineFailed):
+            if is_member_kept:
+                await tell_policy(ctx, monitor, member, facts)
             # One that ended meanwhile has its end believed from the kernel.
             left = Started(facts.pid, facts.start_ticks)
-            await monitor.adopt(
-                member.id,
-                facts.run,
-                left,
-                ctx.layout.log(member.id),
-                flags=wire.START_LEADS if member.config.is_infra else 0,
-            )
+            flags = start_flags(ctx, member)
+            if not is_member_kept:
+                flags &= ~WHEN_ENDED
+            await monitor.adopt(member.id, facts.run, left, ctx.layout.log(member.id), flags=flags)
+    if left_over:
+        ctx.view.refresh()
+    undone = [member for member in members if is_left_undone(ctx, member)]
     pod = ctx.store.tables.get(PodRecord, group_id)
-    if left_over and pod is not None:
+    if (left_over or undone) and pod is not None:
         with contextlib.suppress(EngineFailed):
             await set_up_namespaces(monitor, pod)
+    for member in undone:
+        with contextlib.suppress(EngineFailed):
+            await tell_policy(ctx, monitor, member, ctx.view.facts(member))
 
 
 async def set_up_namespaces(monitor: Monitor, pod: PodRecord) -> None:

@@ -19,6 +19,7 @@ from podrt.model.etc_files import DEFAULT_FILES, EtcFiles
 from podrt.model.image import Image, ImageDefaults
 from podrt.model.pod import PodConfig
 from podrt.model.resources import Resources
+from podrt.model.restarts import RestartKind, parse_restart
 from podrt.model.runtimespec import DeviceRule, Spec
 from podrt.model.userns import HOST_USERS, GivenIds
 from podrt.net import hosts
@@ -76,8 +77,16 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
         raise InvalidConfig(
             "", f"{flag} must be specified on the pod: they are shared with all its containers"
         )
-    if config.init is not None and pod is None:
-        raise InvalidConfig("--init-ctr", "must be used with a pod")
+    policy_of_restarts = parse_restart(config.restart_policy)
+    if config.init is not None:
+        if pod is None:
+            raise InvalidConfig("--init-ctr", "must be used with a pod")
+        if policy_of_restarts.kind is not RestartKind.NO:
+            raise Unsupported("--restart with --init-ctr", "sidecars are not built yet")
+    if config.auto_remove and policy_of_restarts.outlives_boot:
+        raise InvalidConfig(
+            "", "the --rm option conflicts with --restart, unless it is no or on-failure"
+        )
     if config.requires and pod is None:
         raise InvalidConfig("--requires", "dependencies are between containers of one pod")
     if config.stop_timeout_s < 0:

@@ -11,7 +11,8 @@ from podrt.cgroups import policy
 from podrt.config import Settings
 from podrt.errors import InvalidConfig, Unsupported
 from podrt.model.ids import check_name
-from podrt.model.pod import DEFAULT_SHARE, SHAREABLE, ExitPolicy, PodConfig
+from podrt.model.pod import DEFAULT_SHARE, SHAREABLE, PodConfig
+from podrt.model.restarts import parse_restart
 from podrt.model.userns import HOST_USERS
 from podrt.net.hosts import check_files
 from podrt.spec import devices, mounts, seccomp
@@ -36,7 +37,7 @@ def resolve_pod(config: PodConfig, settings: Settings) -> PodConfig:
         check_name(config.infra_name, "--infra-name")
     if len(config.hostname.encode()) > MAX_HOSTNAME or "\0" in config.hostname:
         raise InvalidConfig("--hostname", f"{config.hostname!r}: at most {MAX_HOSTNAME} bytes")
-    _refuse_unsupported(config)
+    parse_restart(config.restart_policy)
     _check_given(config)
     check_files(etc_files(config))
     share, infra = _sharing(config)
@@ -81,11 +82,6 @@ def _need_infra(config: PodConfig) -> None:
             raise InvalidConfig("", f"NoInfra and {option} are mutually exclusive pod options")
     if etc.no_hosts:
         raise InvalidConfig("", "cannot specify --no-hosts without an infra container")
-
-
-def _refuse_unsupported(config: PodConfig) -> None:
-    if config.exit_policy is not ExitPolicy.CONTINUE:
-        raise Unsupported(f"--exit-policy {config.exit_policy}", "only continue is built so far")
 
 
 def _check_users(config: PodConfig, *, infra: bool) -> None:

@@ -140,8 +140,8 @@ async def restart_container(
             starter = Starter(ctx, monitor, pod, names_of(ctx, record))
             # What could not be started again is better left running.
             starter.check_dependencies(record, what)
-            if ctx.view.has_process(record):
-                wish_stopped(ctx, group_id, [record])
+            if ctx.view.is_unfinished(record):
+                await wish_stopped(ctx, group_id, [record])
                 await stop_running(ctx, monitor, record, timeout_s)
             for error in clean_up(ctx, group_id, [record]).values():
                 raise error

@@ -29,7 +29,7 @@ from podrt.model.resources import NO_LIMITS, Resources
 from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
 from podrt.store.wal import Store
 
-from . import check, clone, create, images, pause, prune, restart, start, stop, teardown
+from . import check, clone, create, images, pause, prune, restart, settle, start, stop, teardown
 from .container import Container
 from .context import Context
 from .draft import PodDraft
@@ -286,6 +286,13 @@ class Runtime:
     async def remove_image(self, name: str, *, force: bool = False) -> Image:
         """Remove an image, or one of its names if it has several. Raises: NotFound, InUse."""
         return await images.remove_image(self._ctx, name, force=force)
+
+    async def settle(self, group_id: str) -> None:
+        """Do what exit policies and `--rm` ask for in a pod, or for a container outside of pods.
+
+        Raises: Removed when it is gone; Busy, WalkFailed when it is worth another try.
+        """
+        await settle.settle(self._ctx, group_id)
 
     async def check(self, *, repair: bool = False) -> list[Finding]:
         """What does not fit together; with `repair` it is mended where that is safe."""

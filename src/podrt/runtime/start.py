@@ -40,6 +40,7 @@ from .frozen import note_infra_awake, share_out, thaw_member
 from .graph import Graph, check_graph
 from .group import fold, open_group, set_up_namespaces
 from .order import member_graph
+from .policies import start_flags, tell_policy
 from .prepare import device_rules, limits_of, open_plan
 from .teardown import remove_container
 from .timeline import Timeline
@@ -225,19 +226,26 @@ class Starter:
             if not record.config.has_program:
                 return
         async with self._ctx.locks.hold(lock_of(record)):
-            self._ctx.view.refresh()
-            record = self._ctx.store.tables.get(ContainerRecord, node)
-            if record is None:
-                raise Removed("container", self._names.get(node, node[:12]))
-            state = self._ctx.view.state(record)
-            if state is ContainerState.RUNNING:
-                return
-            what = f"container {record.config.name}"
-            if state in _BLOCKED:
-                raise InvalidState("start", what, f"it {_BLOCKED[state]}")
-            self.check_dependencies(record, what)
-            record = self._with_unused_run(record)
-            await self._start_process(record, is_held=state is ContainerState.CREATED)
+            while not await self._has_started(node):
+                await trio.sleep(_OTHER_START_POLL_S)
+
+    async def _has_started(self, node: str) -> bool:
+        """Try once; False if its monitor was faster and what it did is over already."""
+        self._ctx.view.refresh()
+        record = self._ctx.store.tables.get(ContainerRecord, node)
+        if record is None:
+            raise Removed("container", self._names.get(node, node[:12]))
+        state = self._ctx.view.state(record)
+        if state is ContainerState.RUNNING:
+            return True
+        what = f"container {record.config.name}"
+        if state in _BLOCKED:
+            raise InvalidState("start", what, f"it {_BLOCKED[state]}")
+        self.check_dependencies(record, what)
+        if state is ContainerState.CREATED:
+            await self._monitor.release(record.id, self._ctx.view.facts(record).run)
+            return True
+        return await self._start_process(self._with_unused_run(record))
 
     def _with_unused_run(self, record: ContainerRecord) -> ContainerRecord:
         """Nothing that is journaled of a run counts after its end, so a number is used once.
@@ -274,18 +282,16 @@ class Starter:
                 "start", what, f"the following dependencies are not running: {', '.join(down)}"
             )
 
-    async def _start_process(self, record: ContainerRecord, *, is_held: bool) -> None:
-        if is_held:
-            await self._monitor.release(record.id, record.run)
-            return
+    async def _start_process(self, record: ContainerRecord) -> bool:
         cgroups = self._ctx.cgroups
         cgroups.create(record.cgroup_path, limits_of(record), device_rules(record.config))
         plan_fd = open_plan(self._ctx, record)
         try:
             await self._send_start(record, plan_fd)
+            return True
         except EngineFailed as exc:
-            if exc.errno == errno.EEXIST and await self._started_by_another(record):
-                return
+            if exc.errno in (errno.EEXIST, errno.ESTALE):
+                return await self._started_by_another(record)
             # Nothing lives in it, and a container that never ran leaves no cgroup behind.
             with contextlib.suppress(OSError):
                 cgroups.remove(record.cgroup_path)
@@ -295,14 +301,14 @@ class Starter:
 
     async def _send_start(self, record: ContainerRecord, plan_fd: int) -> None:
         cgroups, timeline = self._ctx.cgroups, self._timeline
-        flags = wire.START_UNIFIED if cgroups.unified else 0
-        if record.config.is_infra:
-            flags |= wire.START_LEADS
+        flags = start_flags(self._ctx, record)
         if timeline is not None:
             flags |= wire.START_TIMES
             timeline.sent(record.id)
         # What was sent cannot be taken back: who ends us (a stop) must find its outcome.
         with finishing("start"):
+            if flags & wire.START_RESTARTS:
+                await tell_policy(self._ctx, self._monitor, record)
             started = await self._monitor.start(
                 record.id,
                 record.run,
@@ -315,7 +321,10 @@ class Starter:
             timeline.ran(record.id, describe(started.stages, plan_fd))
 
     async def _started_by_another(self, record: ContainerRecord) -> bool:
-        """Whether the start that a killed command had sent off becomes a running process."""
+        """Whether the start of a killed command, or the monitor's own, becomes a process.
+
+        Raises: EngineFailed(ETIMEDOUT) when nothing becomes of it.
+        """
         with trio.move_on_after(_OTHER_START_S):
             while True:
                 self._ctx.view.refresh()
@@ -323,7 +332,7 @@ class Starter:
                 if phase is not Phase.STARTING:
                     return phase in LIVE_PHASES
                 await trio.sleep(_OTHER_START_POLL_S)
-        return False
+        raise EngineFailed("start", errno.ETIMEDOUT, record.config.name)
 
 
 def _write_pid(record: ContainerRecord, pid: int) -> None:

@@ -19,7 +19,8 @@ from podrt.errors import EngineFailed, InvalidState, PodrtError
 from podrt.model.event import Action
 from podrt.model.states import ALIVE, ContainerState
 from podrt.model.verbs import Verb
-from podrt.store.records import ContainerRecord, PodRecord
+from podrt.store.records import ContainerRecord, Op, PodRecord
+from podrt.store.tables import Tables
 
 from .claims import claim
 from .context import Context
@@ -59,20 +60,23 @@ async def stop_members(
     *,
     timeout_s: int | None,
     but: Set[str] = frozenset(),
+    by_user: bool = True,
 ) -> Outcomes:
     """Stop what runs of a pod in reverse graph order, the infra last; clean up what ended.
 
-    Those in `but`, and who is paused, are left alone; the infra stays with them.
+    Those in `but`, and who is paused, are left alone; the infra stays with them. `by_user` as for
+    `wish_stopped`.
     """
     members = ctx.view.members(pod.id)
     stoppable = [
         member
         for member in members
         if member.id not in but
-        and ctx.view.has_process(member)
+        and ctx.view.is_unfinished(member)
         and ctx.view.state(member) is not ContainerState.PAUSED
     ]
-    wish_stopped(ctx, pod.id, [member for member in stoppable if not member.config.is_infra])
+    asked = [member for member in stoppable if not member.config.is_infra]
+    await wish_stopped(ctx, pod.id, asked, by_user=by_user)
     by_id = {member.id: member for member in stoppable}
     graph = member_graph(members).restricted(by_id).reversed()
 
@@ -81,25 +85,37 @@ async def stop_members(
             ctx.view.refresh()
             if any(ctx.view.has_process(one) for one in members if one.id != node):
                 return
-            wish_stopped(ctx, pod.id, [by_id[node]])
+            await wish_stopped(ctx, pod.id, [by_id[node]], by_user=by_user)
         await stop_running(ctx, monitor, by_id[node], timeout_s)
 
     outcomes = await walk(graph, act, limiter=trio.CapacityLimiter(_UNLIMITED), on_failed_need=None)
     _add_clean_up(outcomes, clean_up(ctx, pod.id, members))
-    if not any(ctx.view.has_process(member) for member in members):
+    if not any(ctx.view.is_unfinished(member) for member in members):
         await _release(ctx, monitor, pod)
     return {member.id: outcomes.get(member.id) for member in members}
 
 
-def wish_stopped(ctx: Context, group_id: str, members: Sequence[ContainerRecord]) -> None:
-    """One transaction: these are stopped because the user says so."""
+async def wish_stopped(
+    ctx: Context, group_id: str, members: Sequence[ContainerRecord], *, by_user: bool = True
+) -> None:
+    """One transaction: these are stopped because the user says so, or else a policy.
+
+    It is on the disk before anything is done to one that a reboot would start again.
+    """
 
     def change(member: ContainerRecord) -> ContainerRecord:
-        return msgspec.structs.replace(member, wanted="stopped", user_stopped=True)
+        return msgspec.structs.replace(
+            member, wanted="stopped", user_stopped=by_user or member.user_stopped
+        )
+
+    def build(tables: Tables) -> list[Op]:
+        return fold(ctx, tables, group_id, changes)
 
     changes = {member.id: change for member in members}
-    if changes:
-        ctx.record(lambda tables: fold(ctx, tables, group_id, changes))
+    if any(ctx.view.restart_policy(member).outlives_boot for member in members):
+        await ctx.commit(build)
+    elif changes:
+        ctx.record(build)
 
 
 def clean_up(
@@ -162,8 +178,8 @@ async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | No
         state = ctx.view.state(record)
         if state is ContainerState.PAUSED:
             raise InvalidState("stop", f"container {record.config.name}", "it is paused")
-        if ctx.view.has_process(record):
-            wish_stopped(ctx, group_id, [record])
+        if ctx.view.is_unfinished(record):
+            await wish_stopped(ctx, group_id, [record])
             async with open_group(ctx, group_id, parent_of(ctx, record)) as monitor:
                 await stop_running(ctx, monitor, record, timeout_s)
         errors = clean_up(ctx, group_id, [record])
@@ -177,9 +193,9 @@ async def kill_container(ctx: Context, container_id: str, number: int) -> None:
     ctx.check_open()
     record = ctx.load_container(container_id)
     what = f"container {record.config.name}"
-    if not record.config.has_program or ctx.view.state(record) not in ALIVE:
+    if not record.config.has_program or not _is_killable(ctx, record, number):
         raise InvalidState("kill", what, "can only kill running containers")
-    _wish_killed(ctx, ctx.group_id(record), [record], number)
+    await _wish_killed(ctx, ctx.group_id(record), [record], number)
     async with open_group(ctx, ctx.group_id(record), parent_of(ctx, record)) as monitor:
         try:
             await monitor.signal(record.id, ctx.view.facts(record).run, number)
@@ -214,12 +230,12 @@ async def _signal_members(ctx: Context, pod_id: str, number: int) -> Outcomes:
     running = {
         member.id: member
         for member in members
-        if member.config.has_program and ctx.view.state(member) in ALIVE
+        if member.config.has_program and _is_killable(ctx, member, number)
     }
     outcomes: Outcomes = {member.id: None for member in members}
     if not running:
         return outcomes
-    _wish_killed(ctx, pod_id, list(running.values()), number)
+    await _wish_killed(ctx, pod_id, list(running.values()), number)
     async with open_group(ctx, pod_id, pod.config.cgroup_parent) as monitor:
 
         async def act(node: str) -> None:
@@ -236,9 +252,16 @@ async def _signal_members(ctx: Context, pod_id: str, number: int) -> Outcomes:
     return outcomes
 
 
-def _wish_killed(
+def _is_killable(ctx: Context, record: ContainerRecord, number: int) -> bool:
+    """Whether it runs, or waits to be started again, which a signal that ends calls off."""
+    state = ctx.view.state(record)
+    is_waiting = state is ContainerState.RESTARTING and number in _ENDING_SIGNALS
+    return is_waiting or state in ALIVE
+
+
+async def _wish_killed(
     ctx: Context, group_id: str, members: Sequence[ContainerRecord], number: int
 ) -> None:
     # HUP or USR1 ask a program to do something else than to end.
     if number in _ENDING_SIGNALS:
-        wish_stopped(ctx, group_id, members)
+        await wish_stopped(ctx, group_id, members)

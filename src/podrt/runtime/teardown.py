@@ -298,7 +298,7 @@ async def end_process(
     if facts.phase in _ONLY_KILLED or (facts.phase in LIVE_PHASES and is_frozen(ctx, record)):
         await kill_frozen(ctx, monitor, record, facts.run)
         await kill_process(monitor, record, facts.run)
-    elif facts.phase in LIVE_PHASES:
+    elif facts.phase in LIVE_PHASES or facts.phase is Phase.BACK_OFF:
         await stop_process(monitor, record, facts.run, timeout_s)
 
 

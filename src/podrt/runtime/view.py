@@ -18,6 +18,7 @@ from podrt.errors import NotFound, StoreCorrupt, StoreFailed
 from podrt.layout import Layout
 from podrt.linux import features
 from podrt.linux.process import alive
+from podrt.model.restarts import RestartPolicy, policy_of
 from podrt.model.states import (
     ALIVE,
     LIVE_PHASES,
@@ -120,7 +121,7 @@ class View:
         facts = self._tail(group).facts(container, group)
         if facts.phase in LIVE_PHASES:
             return self._believe_kernel(group_id, container, facts)
-        return facts
+        return refreshed(facts, self.boot_id) if facts.phase is Phase.BACK_OFF else facts
 
     def _tail(self, group: GroupRecord) -> JournalTail:
         """The group's newest journal; the one longest open is closed when there are too many."""
@@ -219,6 +220,16 @@ class View:
     def has_process(self, container: ContainerRecord) -> bool:
         """Whether it has a process, if only one that is being set up; `removing` hides nothing."""
         return container.config.has_program and self.facts(container).phase in LIVE_PHASES
+
+    def is_unfinished(self, container: ContainerRecord) -> bool:
+        """Whether it has a process or waits in back-off for its next one."""
+        is_waiting = self.facts(container).phase is Phase.BACK_OFF
+        return is_waiting or self.has_process(container)
+
+    def restart_policy(self, container: ContainerRecord) -> RestartPolicy:
+        """The restart policy that counts for a container."""
+        pod = self.store.tables.get(PodRecord, container.pod_id) if container.pod_id else None
+        return policy_of(container.config, pod.config if pod is not None else None)
 
     def is_running(self, container: ContainerRecord) -> bool:
         """Whether the container has a process (running, paused or stopping)."""

@@ -62,6 +62,10 @@ def unseen_end(container: ContainerRecord, after: Facts, at_ns: int) -> Event | 
     return event_of(container, Action.DIED, at_ns, exit_code=after.exit_code)
 
 
+_OVER = frozenset({Phase.EXITED, Phase.BACK_OFF})
+"""A run that has ended has died, whether or not another follows it."""
+
+
 def _actions(before: Facts, after: Facts) -> Iterator[Action]:
     """What a step from `before` to `after` is called; another run begins from nothing."""
     was = before.phase if before.run == after.run else Phase.NONE
@@ -74,7 +78,7 @@ def _actions(before: Facts, after: Facts) -> Iterator[Action]:
         yield Action.UNPAUSE if was is Phase.PAUSED else Action.START
     if now is Phase.PAUSED:
         yield Action.PAUSE
-    if now is Phase.EXITED:
+    if now in _OVER and was not in _OVER:
         if after.oom_killed:
             yield Action.OOM
         if was is Phase.STOPPING:

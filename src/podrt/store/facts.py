@@ -16,10 +16,16 @@ from podrt.model.states import ALIVE, UNKNOWN_EXIT_CODE, Facts, Phase
 from .journal import Flag, JournalReader, JournalRecord, Kind
 from .records import ContainerRecord, GroupRecord
 
+# `b` of a record about one run: how many restarts that is after a start by hand and, of an end,
+# the stage at which the start failed.
+_COUNT = 0xFFFFFFFF
+_STAGE_SHIFT = 32
+_COUNTING = frozenset({int(Kind.RECEIPT), int(Kind.CREATED), int(Kind.STARTED), int(Kind.EXITED)})
+
 RECEIPT_OF_START = 3
 """The `code` of a RECEIPT that is for a START: the request's number on the wire."""
 
-_OVER = frozenset({Phase.EXITED, Phase.FAILED})
+_OVER = frozenset({Phase.EXITED, Phase.FAILED, Phase.BACK_OFF})
 _MOVING = frozenset({Phase.RUNNING, Phase.PAUSED, Phase.STOPPING})
 
 assert len(_MOVING) == len(ALIVE)
@@ -32,7 +38,8 @@ def apply(facts: Facts, record: JournalRecord) -> Facts:
         return facts
     if not record.run or record.run == facts.run:
         return change(facts, record)
-    return change(Facts(run=record.run), record)
+    restarts = record.b & _COUNT if record.kind in _COUNTING else 0
+    return change(Facts(run=record.run, restarts=restarts), record)
 
 
 def fold(
@@ -52,7 +59,8 @@ def steps(
     for record in records:
         if record.id == key:
             facts = apply(facts, record)
-            if record.kind in _BY_ITS_MONITOR and record.pid == facts.pid:
+            is_watched = record.kind in _BY_ITS_MONITOR and record.pid == facts.pid
+            if is_watched or (record.kind == Kind.EXITED and facts.phase is Phase.BACK_OFF):
                 facts = msgspec.structs.replace(facts, epoch=epoch)
             yield record, facts
         elif record.id == group_id and record.kind in _OF_GROUP:
@@ -176,14 +184,23 @@ def _started(facts: Facts, record: JournalRecord) -> Facts:
 
 
 def _exited(facts: Facts, record: JournalRecord) -> Facts:
+    """The end of a run: the last one, or its successor is due at `a`.
+
+    An automatic start that failed is such an end, too: then it names error and stage.
+    """
     is_unknown = bool(record.flags & Flag.CODE_UNKNOWN)
     if facts.phase is Phase.FAILED:
         return facts
-    if facts.phase is Phase.EXITED and (is_unknown or not facts.code_unknown):
+    # What is only believed to have ended takes whatever a monitor says of that.
+    is_known = facts.phase is Phase.EXITED and facts.finished_at_ns != 0
+    if is_known and (is_unknown or not facts.code_unknown):
         return facts
     return msgspec.structs.replace(
         facts,
-        phase=Phase.EXITED,
+        phase=Phase.BACK_OFF if record.a else Phase.EXITED,
+        due_at_ns=record.a,
+        error=record.error,
+        error_stage=record.b >> _STAGE_SHIFT,
         pid=record.pid or facts.pid,
         start_ticks=record.start_ticks or facts.start_ticks,
         exit_code=UNKNOWN_EXIT_CODE if is_unknown else record.code,
@@ -257,14 +274,18 @@ def refreshed(facts: Facts, boot_id: str) -> Facts:
 
     Whose start was only held, or had failed, is as if it had never been started.
     """
-    if facts.phase in (Phase.NONE, Phase.EXITED) or facts.boot_id in ("", boot_id):
+    is_settled = facts.phase in (Phase.NONE, Phase.EXITED)
+    if is_settled or facts.boot_id in ("", boot_id):
         return facts
     return lost(facts)
 
 
 def lost(facts: Facts) -> Facts:
-    """The facts of a run whose end nobody saw."""
-    if facts.phase in _MOVING:
+    """The facts of a run whose end, or whose successor, nobody saw."""
+    if facts.phase is Phase.BACK_OFF:
+        return msgspec.structs.replace(facts, phase=Phase.EXITED, due_at_ns=0)
+    # One that was started again has run before, whatever became of this start.
+    if facts.phase in _MOVING or facts.restarts:
         return msgspec.structs.replace(
             facts, phase=Phase.EXITED, exit_code=UNKNOWN_EXIT_CODE, code_unknown=True
         )

@@ -434,8 +434,8 @@ def test_plan_that_is_no_file_is_refused(box: Box, client: Client) -> None:
     read_end, write_end = os.pipe()
     directory = os.open("/", os.O_RDONLY)
     try:
-        for fd in (read_end, directory):
-            reply = client.ask(Message(m.START, id=box.id, run=1), (fd,))
+        for run, fd in enumerate((read_end, directory), 1):
+            reply = client.ask(Message(m.START, id=box.id, run=run), (fd,))
             assert (reply.kind, reply.a) == (m.FAILED, 100)
     finally:
         for fd in (read_end, write_end, directory):

@@ -9,7 +9,7 @@ from podrt.cli.filters import Filters, check_container_filters, check_pod_filter
 from podrt.errors import InvalidConfig, Unsupported
 
 
-@pytest.mark.parametrize("key", ["health", "network", "restart-policy", "should-start-on-boot"])
+@pytest.mark.parametrize("key", ["health", "network"])
 def test_filter_of_a_missing_feature_is_named(key: str) -> None:
     with pytest.raises(Unsupported, match=f"--filter {key}"):
         check_container_filters(Filters([f"{key}=x"]))

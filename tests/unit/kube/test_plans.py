@@ -131,7 +131,7 @@ def test_parse_the_examples_gives_their_pods() -> None:
     fleet = parse_files([str(EXAMPLES / "fleet.yaml")])
     assert [plan.name for plan in fleet] == [f"fleet-pod-{number}" for number in range(50)]
     assert fleet[49].containers[1].requires == (Dependency("fleet-pod-49-server"),)
-    assert len(notes_of(fleet)) == 1
+    assert notes_of(fleet) == []
 
 
 def test_parse_a_deployment_of_one_has_podmans_name() -> None:
@@ -325,12 +325,21 @@ def test_parse_fields_that_ask_for_nothing_are_accepted() -> None:
 
 
 def test_parse_what_is_done_otherwise_is_noted() -> None:
-    value = pod(securityContext={"fsGroup": 5})
-    del value["spec"]["restartPolicy"]
-    first, second = notes_of(plans(value))
-    assert first.startswith("shop.yaml: spec.restartPolicy: Always is not kept yet")
-    assert second.startswith("shop.yaml: spec.securityContext.fsGroup: ignored")
+    (note,) = notes_of(plans(pod(securityContext={"fsGroup": 5})))
+    assert note.startswith("shop.yaml: spec.securityContext.fsGroup: ignored")
     assert notes_of(plans(pod())) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "policy"),
+    [("Always", "always"), ("OnFailure", "on-failure"), ("Never", "no"), (None, "always")],
+)
+def test_parse_restart_policy_is_podmans(word: str | None, policy: str) -> None:
+    value = pod(restartPolicy=word)
+    if word is None:
+        del value["spec"]["restartPolicy"]
+    (plan,) = plans(value)
+    assert (plan.config.restart_policy, plan.config.exit_policy) == (policy, "stop")
 
 
 def test_parse_a_field_with_a_line_break_is_one_line() -> None:

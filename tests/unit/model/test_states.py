@@ -33,6 +33,9 @@ C = ContainerState
         ([C.CONFIGURED, C.REMOVING], PodState.ERROR),
         ([C.CONFIGURED, C.CREATED], PodState.CREATED),
         ([C.PAUSED, C.CONFIGURED], PodState.CREATED),
+        ([C.RESTARTING], PodState.DEGRADED),
+        ([C.RESTARTING, C.EXITED], PodState.DEGRADED),
+        ([C.RESTARTING, C.RUNNING], PodState.DEGRADED),
     ],
 )
 def test_pod_state_is_the_first_rule_that_fits(
@@ -51,6 +54,7 @@ def test_pod_state_is_the_first_rule_that_fits(
         (Phase.PAUSED, C.PAUSED),
         (Phase.STOPPING, C.STOPPING),
         (Phase.EXITED, C.STOPPED),
+        (Phase.BACK_OFF, C.RESTARTING),
     ],
 )
 def test_container_state_follows_from_its_phase(phase: Phase, expected: ContainerState) -> None:

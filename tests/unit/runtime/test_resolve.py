@@ -6,8 +6,8 @@ import pytest
 
 from podrt.cli.pod_flags import parse_share
 from podrt.config import Settings
-from podrt.errors import InvalidConfig, PodrtError, Unsupported
-from podrt.model.pod import DEFAULT_SHARE, ExitPolicy, PodConfig
+from podrt.errors import InvalidConfig, PodrtError
+from podrt.model.pod import DEFAULT_SHARE, PodConfig
 from podrt.model.resources import Resources
 from podrt.runtime.namespaces import has_infra_program
 from podrt.runtime.resolve import resolve_pod
@@ -72,10 +72,10 @@ def test_resolve_of_share_and_infra(
         (PodConfig(name="a" * 300), InvalidConfig, "at most 253"),
         (PodConfig(hostname="h" * 65), InvalidConfig, "--hostname"),
         (PodConfig(cgroup_parent="/a/b.slice"), InvalidConfig, "systemd slice received"),
-        (PodConfig(exit_policy=ExitPolicy.STOP), Unsupported, "--exit-policy stop"),
         (PodConfig(infra_command=("/bin/sh",)), InvalidConfig, "only holds /pause"),
         (PodConfig(infra_command=("/pause",), infra=False), InvalidConfig, "no infra container"),
         (PodConfig(infra_image="base", share=frozenset()), InvalidConfig, "--infra-image"),
+        (PodConfig(restart_policy="sometimes"), InvalidConfig, "--restart"),
         (
             PodConfig(use_pod_cgroup=False, resources=Resources(memory_bytes=1)),
             InvalidConfig,

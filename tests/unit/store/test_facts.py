@@ -13,6 +13,7 @@ from podrt.store.facts import (
     JournalTail,
     apply,
     fold,
+    lost,
     refreshed,
 )
 from podrt.store.journal import Flag, JournalRecord, Kind, encode_header, encode_record
@@ -204,3 +205,52 @@ def test_refreshed_facts_of_another_boot_have_ended() -> None:
     assert (ended.phase, ended.code_unknown) == (Phase.EXITED, True)
     held = after(record(Kind.CREATED))
     assert refreshed(held, "f" * 32) == Facts(run=1)
+
+
+def test_apply_of_an_end_that_is_followed_waits_until_it_is_due() -> None:
+    facts = after(record(Kind.STARTED, b=2), record(Kind.EXITED, code=3, at_ns=9, a=100, b=2))
+    assert facts.phase is Phase.BACK_OFF
+    assert (facts.exit_code, facts.finished_at_ns, facts.due_at_ns) == (3, 9, 100)
+    following = after(record(Kind.RECEIPT, 2, code=3, b=3), facts=facts)
+    assert (following.run, following.phase, following.restarts) == (2, Phase.STARTING, 3)
+
+
+@pytest.mark.parametrize("kind", [Kind.STARTED, Kind.RECEIPT, Kind.CREATED, Kind.STOPPING])
+def test_apply_in_back_off_nothing_brings_the_run_back(kind: Kind) -> None:
+    waiting = after(record(Kind.STARTED), record(Kind.EXITED, a=100))
+    assert after(record(kind, code=3), facts=waiting).phase is Phase.BACK_OFF
+
+
+def test_apply_of_a_second_end_calls_the_waiting_off() -> None:
+    ends = [record(Kind.EXITED, code=3, at_ns=9, a=100), record(Kind.EXITED, code=3, at_ns=9)]
+    facts = after(record(Kind.STARTED), *ends)
+    assert (facts.phase, facts.due_at_ns, facts.finished_at_ns) == (Phase.EXITED, 0, 9)
+    assert after(*ends, facts=facts).phase is Phase.EXITED
+
+
+def test_apply_of_a_restart_that_failed_names_its_stage() -> None:
+    facts = after(record(Kind.EXITED, 2, code=127, error=2, b=5 << 32 | 1, a=100))
+    assert (facts.restarts, facts.error, facts.error_stage) == (1, 2, 5)
+
+
+def test_apply_of_an_end_nobody_saw_takes_what_a_monitor_makes_of_it() -> None:
+    believed = lost(after(record(Kind.STARTED)))
+    facts = after(record(Kind.EXITED, flags=Flag.CODE_UNKNOWN, at_ns=9, a=100), facts=believed)
+    assert (facts.phase, facts.code_unknown) == (Phase.BACK_OFF, True)
+
+
+def test_back_off_of_another_boot_is_an_end() -> None:
+    waiting = after(record(Kind.STARTED), record(Kind.EXITED, code=3, a=100))
+    assert refreshed(waiting, BOOT).phase is Phase.BACK_OFF
+    facts = refreshed(waiting, "ff" * 16)
+    assert (facts.phase, facts.due_at_ns, facts.exit_code) == (Phase.EXITED, 0, 3)
+
+
+def test_lost_while_it_was_started_again_is_an_end() -> None:
+    starting = after(record(Kind.RECEIPT, 2, code=3, b=1))
+    assert (lost(starting).phase, lost(starting).code_unknown) == (Phase.EXITED, True)
+
+
+def test_fold_of_a_waiting_end_names_the_monitor_that_keeps_it() -> None:
+    ends = [record(Kind.EXITED, a=100, pid=0)]
+    assert fold(NO_FACTS, ends, KEY, GROUP, epoch=4).epoch == 4
