@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from source.sources import (
     PACKAGE,
@@ -16,6 +17,7 @@ from source.sources import (
 FUNCTION_LINES = 60
 MODULE_LINES = 600
 C_FILE_LINES = 500
+MONITOR_CODE_LINES = 3500
 POSITIONAL_PARAMETERS = 5
 NESTING = 4
 
@@ -54,6 +56,24 @@ def test_files_stay_under_the_limit() -> None:
         if (count := len(path.read_text().splitlines())) > limit
     ]
     assert not long, "\n".join(long)
+
+
+def code_lines(text: str) -> int:
+    """Lines that hold more than white space and comments."""
+    bare = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    return sum(1 for line in bare.splitlines() if line.strip())
+
+
+def test_monitor_and_launcher_stay_small() -> None:
+    """Who reads them for holes must get through: the code lines of their .c files.
+
+    Their headers, declarations and tables of numbers, are not in the sum; neither is pause.c,
+    a program of its own.
+    """
+    assert code_lines("int a; /* one\ntwo */ int b;\n\n/* three\n */\nint c;\n") == 3
+    counted = [path for path in c_files() if path.suffix == ".c" and path.name != "pause.c"]
+    assert {"monitor.c", "launch.c", "child.c"} <= {path.name for path in counted}
+    assert sum(code_lines(path.read_text()) for path in counted) < MONITOR_CODE_LINES
 
 
 def test_functions_take_few_positional_parameters() -> None:

@@ -230,8 +230,9 @@ static pid_t clone_by_helper(struct launch *launch)
 		launch->unified = !launch->joins && launch->unified;
 		return launch->slot->pid;
 	}
-	return hear(launch->report[0], &launch->failure, &passed) > 0 ? -launch->failure.head.arg
-								      : -EIO;
+	if (hear(launch->report[0], &launch->failure, &passed) > 0 && launch->failure.head.arg > 0)
+		return -launch->failure.head.arg;
+	return -EIO;
 }
 
 /* The kernel stamps the child during the call: when both clocks around it show the same tick,

@@ -124,12 +124,10 @@ static int check_spaces(struct plan *plan)
 	const uint32_t on_the_way = CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWTIME;
 
 	/* Without a mount namespace of its own the child would mount into the monitor's. */
-	if (all & ~ALLOWED_CLONE_FLAGS || !(all & CLONE_NEWNS))
-		return -EINVAL;
-	if ((plan->clone_flags & CLONE_NEWUSER && !plan_has(plan, OP_IDMAP)) ||
+	if (all & ~ALLOWED_CLONE_FLAGS || !(all & CLONE_NEWNS) ||
+	    (plan->clone_flags & CLONE_NEWUSER && !plan_has(plan, OP_IDMAP)) ||
+	    (plan_has(plan, OP_TIMENS) && !(plan->clone_flags & CLONE_NEWTIME)) ||
 	    plan->last[OP_STDIO]->f[1].u > INT_MAX / 2)
-		return -EINVAL;
-	if (plan_has(plan, OP_TIMENS) && !(plan->clone_flags & CLONE_NEWTIME))
 		return -EINVAL;
 	plan->is_foreign = all & CLONE_NEWUSER;
 	plan->by_helper = plan->joins & on_the_way || plan->clone_flags & CLONE_NEWTIME ||

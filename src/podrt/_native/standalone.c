@@ -4,7 +4,7 @@
  * for this process ends. SYNC_FD is a connected SEQPACKET socket of the caller; on it go, each
  * as a wire head with its body:
  *   TERMINAL  the terminal's master comes with it, if the plan has a terminal;
- *   OK        a = pid: the caller's turn to run hooks (HOOK_RUNTIME), until it says RELEASE;
+ *   OK        a = pid: the caller's turn to run hooks (FLAG_OF_HOST), until it says RELEASE;
  *   CREATED   a = pid, b = start ticks: the process stands before exec; exit status 0;
  *   STARTED   the same, without START_FD: it has become its program; exit status 0;
  *   FAILED    arg = errno, a = stage, body = detail; exit status 1.
