@@ -136,11 +136,14 @@ def _work(order: Order, output: tuple[int, int]) -> Callable[[], None]:
     def work() -> None:
         for source, target in zip(output, (1, 2), strict=True):
             os.dup2(source, target)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         code = 1
         try:
+            # Only from here on: what is before is no part of the command.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             code = main(order.argv)
+        except KeyboardInterrupt:
+            code = 130
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -192,6 +195,7 @@ def _read_all(fd: int) -> str:
 
 def _serve(lines: Sequence[bytes]) -> None:
     _import_all()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
     for line in lines:

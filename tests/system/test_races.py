@@ -261,6 +261,24 @@ async def test_removal_takes_the_journals_of_all_epochs(place: Place) -> None:
     assert os.listdir(place.ctx.layout.journal_dir) == []
 
 
+async def test_new_monitor_takes_away_the_journals_that_the_killed_have_left(
+    place: Place,
+) -> None:
+    pod = await place.runtime.create_pod(place.pod_config(), [place.config("a")])
+    for _ in range(5):
+        await pod.start()
+        await pod.stop(timeout_s=0)
+        await until(lambda: not has_monitor(place.ctx.layout, pod.id))
+    group = place.ctx.store.tables.get(GroupRecord, pod.id)
+    assert group is not None and group.epoch == 5
+    # As those left them who were killed before they removed one, or before they created one.
+    os.unlink(place.ctx.layout.journal(pod.id, 5))
+    for epoch in (2, 4):
+        os.close(os.open(place.ctx.layout.journal(pod.id, epoch), os.O_CREAT | os.O_WRONLY))
+    await pod.start()
+    assert os.listdir(place.ctx.layout.journal_dir) == [f"{pod.id}.6"]
+
+
 def test_two_forced_removals_at_once_both_succeed(podrt: Podrt) -> None:
     podrt.pod("shop")
     podrt("run", "-d", "--pod", "shop", "--name", "a", "--stop-timeout", "1", "base", *SLEEP)

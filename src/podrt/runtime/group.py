@@ -34,6 +34,8 @@ Change = Callable[[ContainerRecord], ContainerRecord]
 
 # A monitor forks nothing once it serves; the bound only keeps a broken one small.
 _MONITOR_LIMITS = Resources(pids_limit=512, memory_bytes=256 << 20)
+# Who is killed before he creates a journal leaves its number out; this often in a row is enough.
+_MISSING_EPOCHS = 3
 _ENDING_S = 10.0
 _ENDING_POLL_S = 0.001
 
@@ -130,10 +132,20 @@ def _begin_epoch(ctx: Context, group_id: str) -> int:
         shutil.rmtree(ctx.layout.group_run(group_id), ignore_errors=True)
         raise
     fd = create_journal(ctx.layout.journal(group_id, epoch), ctx.boot_id, group_id)
-    if former:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(ctx.layout.journal(group_id, former))
+    _remove_journals(ctx, group_id, former)
     return fd
+
+
+def _remove_journals(ctx: Context, group_id: str, epoch: int) -> None:
+    """Remove the journal of `epoch` and older ones, which those who were killed here have left."""
+    missing = 0
+    while epoch and missing < _MISSING_EPOCHS:
+        try:
+            os.unlink(ctx.layout.journal(group_id, epoch))
+            missing = 0
+        except FileNotFoundError:
+            missing += 1
+        epoch -= 1
 
 
 def _end_lost_monitor(ctx: Context, group_id: str) -> None:
