@@ -6,20 +6,24 @@ import os
 
 import msgspec
 
-from podrt.errors import InvalidConfig, Unsupported
+from podrt.errors import InvalidConfig
 from podrt.layout import DEFAULT_ROOT, DEFAULT_RUNROOT, Layout
 
+NATIVE = "native"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUP_MANAGERS = ("cgroupfs", "systemd", "disabled")
-ENGINES = ("native", "crun", "runc")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runtime is opened with; paths are absolute once `resolve` made them so."""
+    """What a runtime is opened with; paths are absolute once `resolve` made them so.
+
+    `engine` makes the containers that are created: "native", or another OCI runtime.
+    """
 
     root: str = DEFAULT_ROOT
     runroot: str = DEFAULT_RUNROOT
     cgroup_manager: str = "cgroupfs"
-    engine: str = "native"
+    engine: str = NATIVE
     namespace: str = ""
 
     @property
@@ -30,21 +34,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def resolve(self) -> Settings:
         """The same settings checked, with absolute paths.
 
-        Raises: InvalidConfig naming the flag; Unsupported for an engine that is not built yet.
+        Raises: InvalidConfig naming the flag.
         """
         if self.cgroup_manager not in CGROUP_MANAGERS:
             raise InvalidConfig(
                 "--cgroup-manager",
                 f"unknown cgroup manager {self.cgroup_manager!r}: {', '.join(CGROUP_MANAGERS)}",
             )
-        if self.engine not in ENGINES:
-            raise InvalidConfig("--engine", f"unknown engine {self.engine!r}: native")
-        if self.engine != "native":
-            raise Unsupported(f"--engine {self.engine}", "only native is built so far")
         for flag, path in (("--root", self.root), ("--runroot", self.runroot)):
             if not path or "\0" in path or "," in path or ":" in path:
                 # Overlay options are separated by these, so a root with one could not be mounted.
                 raise InvalidConfig(flag, f"{path!r}: a path without ',' or ':' is needed")
         return msgspec.structs.replace(
-            self, root=os.path.abspath(self.root), runroot=os.path.abspath(self.runroot)
+            self,
+            root=os.path.abspath(self.root),
+            runroot=os.path.abspath(self.runroot),
+            engine=_find_engine(self.engine),
         )
+
+
+def _find_engine(wanted: str) -> str:
+    """The program of an OCI runtime, given by its path or by its name; "native" stays."""
+    if wanted == NATIVE:
+        return wanted
+    folders = SEARCH_PATH.split(":") if "/" not in wanted else ["."]
+    for folder in folders if wanted else ():
+        path = os.path.abspath(os.path.join(folder, wanted))
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    raise InvalidConfig("--engine", f"no OCI runtime {wanted!r} is installed")

@@ -150,7 +150,8 @@ class EngineFailed(PodrtError):
     """A step of starting a container failed: (`stage`, `errno`, `path`).
 
     `stage` is the plan's word ("mount", "exec"), `errno` the kernel's number (0: none), `path`
-    what it was about ("" when there is none), `container` whose step it was ("" when unknown).
+    what it was about or, without a number, what was said ("" when there is none), `container`
+    whose step it was ("" when unknown).
     """
 
     def __init__(self, stage: str, errno: int, path: str = "", *, container: str = "") -> None:
@@ -158,8 +159,8 @@ class EngineFailed(PodrtError):
         self.errno = errno
         self.path = path
         self.container = container
-        reason = os.strerror(errno) if errno else "failed"
-        text = f"{stage} {path}: {reason}" if path else f"{stage}: {reason}"
+        reason = os.strerror(errno) if errno else path or "failed"
+        text = f"{stage} {path}: {reason}" if path and errno else f"{stage}: {reason}"
         if stage == "exec":
             text = f"{text}: {_EXEC_WORDS.get(errno, 'OCI runtime error')}"
         super().__init__(f"cannot start container {container}: {text}" if container else text)

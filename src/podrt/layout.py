@@ -85,6 +85,10 @@ class Layout(msgspec.Struct, frozen=True):
         """One run directory per group."""
         return f"{self.runroot}/pods"
 
+    def engine_dir(self, name: str) -> str:
+        """What the OCI runtime `name` keeps of the containers it made."""
+        return f"{self.runroot}/engines/{name}"
+
     def group_run(self, group_id: str) -> str:
         """A group's run directory: the monitor's lock and socket `m`, and `ns`."""
         return f"{self.runroot}/pods/{group_id}"

@@ -228,7 +228,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podrt]:
         (125, ("kill", "-s", "NONE", "x"), "NONE"),
         (125, ("bogus",), "unrecognized command"),
         (125, ("pod", "bogus"), "unrecognized command"),
-        (125, ("--engine", "bogus", "ps"), "unknown engine"),
+        (125, ("--engine", "bogus", "ps"), "no OCI runtime 'bogus' is installed"),
         (125, ("--cgroup-manager", "bogus", "ps"), "unknown cgroup manager"),
         (125, ("image", "import", "/none.tar"), "/none.tar"),
         (1, ("image", "rm", "none"), "no such image: none"),

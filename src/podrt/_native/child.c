@@ -33,7 +33,7 @@ _Noreturn void child_die(const struct child *child, int error)
 }
 
 /* Returns 0 when the monitor said go. A monitor that dies takes us with it (PDEATHSIG). */
-static int wait_for_go(struct slot *slot)
+int wait_for_go(struct slot *slot)
 {
 	uint32_t seen = GO_NOT_YET;
 

@@ -98,6 +98,7 @@ extern const struct op_kind op_kinds[OP_COUNT];
 
 _Noreturn void child_main(const struct launch *launch);
 struct child child_of(const struct launch *launch);
+int wait_for_go(struct slot *slot);
 int child_enter(struct child *child, const struct op *op);
 #define STATE_ROOM (64 << 10)
 int child_expand(const struct child *child, char *const *texts, char *room);
@@ -106,7 +107,7 @@ _Noreturn void child_die(const struct child *child, int error);
 operation source_overlay, source_root, source_filesystem, source_bind, source_shm;
 operation op_setns, op_root, op_mount, op_bind, op_pod_shm, op_device, op_symlink, op_hide;
 operation op_mount_attr, op_pivot, op_cwd, op_sysctl, op_label, op_call, op_caps, op_user;
-operation op_seal, op_seccomp, op_terminal, op_hook, op_hold, op_exec;
+operation op_seal, op_seccomp, op_terminal, op_hook, op_hold, op_exec, op_engine;
 
 #define PROPAGATIONS ((uint32_t)(MS_SHARED | MS_SLAVE | MS_PRIVATE | MS_UNBINDABLE))
 #define IN_ROOT (RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)

@@ -137,6 +137,7 @@ struct container {
 	pid_t pid;
 	uint64_t ticks;
 	struct source report;
+	int driver;  /* pidfd of what starts a process of another runtime */
 	int ends[3]; /* the child's ends of its pipes, while it may share our descriptor table */
 	struct source pidfd; /* of an adopted process only: our own children need none */
 	struct stream out, err;
@@ -234,6 +235,9 @@ listener read_report;
 void fail_start(struct container *c, uint32_t stage, int error, const char *detail);
 void close_report(struct monitor *m, struct container *c);
 void finish_failed_start(struct monitor *m, struct container *c);
+
+/* ---- engine.c ---- */
+void know_process(struct monitor *m, struct container *c, pid_t pid);
 
 /* ---- exits.c ---- */
 void collect_children(struct monitor *m);

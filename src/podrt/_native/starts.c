@@ -28,6 +28,7 @@ static void close_ends(struct container *c)
 void close_report(struct monitor *m, struct container *c)
 {
 	close_ends(c);
+	close_fd(&c->driver);
 	unwatch(m, &c->report);
 	if (c->slot)
 		*c->slot = (struct slot){0};
@@ -85,7 +86,7 @@ static int prepare_launch(struct monitor *m, struct container *c, struct launch 
 			  const struct request *request)
 {
 	const struct plan *plan = &launch->plan;
-	const bool has_dirs = request->body_bytes > 0;
+	bool has_dirs;
 
 	end_times(c);
 	if (request->head.arg & START_TIMES)
@@ -95,6 +96,8 @@ static int prepare_launch(struct monitor *m, struct container *c, struct launch 
 		return launch_fail(launch, STAGE_CLONE, -EAGAIN, NULL);
 	launch_fail(launch, STAGE_PLAN, -EINVAL, NULL);
 	TRY(plan_load(&launch->plan, request->fd));
+	/* Another runtime moves the process there itself. */
+	has_dirs = request->body_bytes > 0 && !plan_has(plan, OP_ENGINE);
 	launch_fail(launch, STAGE_CGROUP, -ENOENT, request->body);
 	launch->unified = request->head.arg & START_UNIFIED && has_dirs;
 	launch->joins = has_dirs && !launch->unified;
@@ -229,6 +232,8 @@ static void report_ended(struct monitor *m, struct container *c)
 	uint32_t stage = c->slot ? __atomic_load_n(&c->slot->stage, __ATOMIC_ACQUIRE) : 0;
 
 	close_report(m, c);
+	if (c->state == STATE_HELD) /* nobody is left to start it */
+		signal_container(c, SIGKILL);
 	if (c->state != STATE_STARTING)
 		return;
 	if (stage & STAGE_AT_EXEC)
@@ -267,6 +272,8 @@ void read_report(struct monitor *m, void *owner, uint32_t events)
 			fail_start(c, (uint32_t)said.head.a, said.head.arg, said.body);
 		else if (said.head.type == MSG_TERMINAL && passed >= 0)
 			take_terminal(m, c, &passed);
+		else if (said.head.type == MSG_OK && c->state == STATE_STARTING)
+			know_process(m, c, (pid_t)said.head.a);
 		else if (said.head.type == MSG_CREATED && c->state == STATE_STARTING)
 			progress(m, c, true);
 	}

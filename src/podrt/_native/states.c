@@ -28,7 +28,7 @@ struct container *table_add(struct table *table, const uint8_t *id)
 	if (!c)
 		return NULL;
 	memcpy(c->id, id, ID_BYTES);
-	c->log.fd = -1;
+	c->log.fd = c->driver = -1;
 	for (int i = 0; i < 3; i++)
 		c->ends[i] = -1;
 	c->report = (struct source){read_report, -1, c};
@@ -86,6 +86,8 @@ int signal_container(const struct container *c, int sig)
 {
 	if (c->pid <= 0)
 		return -ESRCH;
+	if (sig == SIGKILL && c->driver >= 0)
+		K(pidfd_send_signal, c->driver, sig, NULL, 0);
 	if (c->pidfd.fd >= 0)
 		return K(pidfd_send_signal, c->pidfd.fd, sig, NULL, 0);
 	return checked(kill(c->pid, sig));
@@ -151,6 +153,8 @@ bool asks_to_end(int sig)
 
 static int on_release(struct monitor *m, struct container *c, const struct request *request)
 {
+	if (!c->slot)
+		return -ESRCH;
 	c->starter = request->asker;
 	c->state = STATE_STARTING;
 	launch_go(c->slot);

@@ -140,7 +140,7 @@ enum op_code {
 #define OP(code, name, ...) OP_##name = (code),
 #include "ops.h"
 #undef OP
-	OP_COUNT = 43
+	OP_COUNT = 44
 };
 
 /* Stages of a start that are no operation of the plan; a failure names one or the other. */

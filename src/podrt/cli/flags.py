@@ -78,7 +78,13 @@ def add_global_flags(parser: Parser) -> None:
         metavar="NAME",
         help=" or ".join(CGROUP_MANAGERS),
     )
-    parser.add_argument("--engine", default=defaults.engine, metavar="NAME", help="native")
+    parser.add_argument(
+        "--engine",
+        "--runtime",
+        default=defaults.engine,
+        metavar="NAME",
+        help="native, or the name or path of an OCI runtime: crun, runc",
+    )
     parser.add_argument("--namespace", default="", metavar="LABEL", help="see only this tenant's")
 
 

@@ -99,7 +99,9 @@ ALIASES = {
 }
 
 GROUPS = frozenset(path.split()[0] for path in (*VERBS, *ALIASES) if " " in path)
-GLOBAL_FLAGS = frozenset({"--root", "--runroot", "--cgroup-manager", "--engine", "--namespace"})
+GLOBAL_FLAGS = frozenset(
+    {"--root", "--runroot", "--cgroup-manager", "--engine", "--runtime", "--namespace"}
+)
 
 
 def find(words: list[str]) -> tuple[str, list[str]]:
@@ -127,7 +129,9 @@ def overview(group: str = "") -> str:
     if not group:
         # It has a command line of its own (oci.py): runc's.
         lines.append(f"  {'oci':<{width}}  Be an OCI runtime for other container managers")
-    flags = "  --root DIR  --runroot DIR  --cgroup-manager cgroupfs|disabled  --engine native"
+    flags = (
+        "  --root DIR  --runroot DIR  --cgroup-manager cgroupfs|disabled  --engine native|crun|runc"
+    )
     return "\n".join(
         ["Run pods: groups of containers that live together.", "", "Commands:", *lines, "",
          "Global flags:", flags]

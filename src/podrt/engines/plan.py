@@ -261,7 +261,7 @@ def _container(task: _Task) -> list[Op]:
         *maps,
         *plan_namespaces.clocks(linux, found),
         *found.joins,
-        _root(task.root, linux, found),
+        root_op(task.root, linux, found),
         *plan_mounts.mount_ops(spec.mounts, task.around, task.shm),
         *plan_devices.device_ops(spec.mounts, linux.devices),
         *plan_process.terminal(process),
@@ -291,7 +291,8 @@ def _early_directory(cwd: str) -> Iterator[Op]:
         yield Op(OpCode.CWD, (cwd,), MAKE_DIRECTORY)
 
 
-def _root(root: Root, linux: oci.Linux, found: Namespaces) -> Op:
+def root_op(root: Root, linux: oci.Linux, found: Namespaces) -> Op:
+    """The operation that makes the root. Raises: InvalidConfig."""
     if isinstance(root, BindRoot):
         return Op(OpCode.ROOT_BIND, (root.path,))
     if not root.lower:

@@ -69,6 +69,7 @@ class OpCode(enum.IntEnum):
     IDMAP = 40
     MOUNT_ATTR = 41
     HOLD = 42
+    ENGINE = 43
 
 
 # The fields of each operation: u32 u, u64 q, string s, list of strings l, list of u32 g, bytes b.
@@ -114,6 +115,7 @@ LAYOUTS: dict[OpCode, str] = {
     OpCode.IDMAP: "ss",
     OpCode.MOUNT_ATTR: "sqqu",
     OpCode.HOLD: "",
+    OpCode.ENGINE: "ssslll",
 }
 # What a failure is called; operations by their code, then the steps that are none.
 _STAGES = {
@@ -158,6 +160,7 @@ _STAGES = {
     OpCode.IDMAP: "map IDs",
     OpCode.MOUNT_ATTR: "set mount attributes",
     OpCode.HOLD: "wait for the start",
+    OpCode.ENGINE: "run OCI runtime",
     100: "read plan",
     101: "make pipes",
     102: "clone",

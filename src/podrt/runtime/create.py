@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from podrt.cgroups import policy
+from podrt.config import NATIVE
 from podrt.errors import AlreadyExists, InvalidConfig, InvalidState, NotFound, PodrtError
 from podrt.images.rootfs import describe_rootfs
 from podrt.linux import process, trees
@@ -132,6 +133,7 @@ class _Creation:
         if is_new_pod and pod is not None:
             self._ask_users(pod.id, pod.config.userns)
         self.containers: list[ContainerRecord] = []
+        self._engine = "" if ctx.settings.engine == NATIVE else ctx.settings.engine
 
     @property
     def pod(self) -> PodRecord:
@@ -186,6 +188,7 @@ class _Creation:
                 pod_id="" if pod is None else pod.id,
                 created_at_ns=time.time_ns() + len(self.containers),
                 image_id=image.id,
+                engine=self._engine,
                 namespace=ctx.settings.namespace if pod is None else pod.namespace,
                 cgroup_path=self._cgroup_path(config, container_id),
             )

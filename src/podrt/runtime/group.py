@@ -26,6 +26,7 @@ from podrt.store.records import ContainerRecord, GroupRecord, Op, PodRecord, Put
 from podrt.store.tables import Tables
 
 from .context import Context
+from .foreign import delete_strays
 from .namespaces import CLONE_FLAGS, pod_namespace_flags, spaces_owner
 from .policies import WHEN_ENDED, is_kept, is_left_undone, settle_command, start_flags, tell_policy
 
@@ -81,7 +82,11 @@ async def open_group(
     EngineFailed.
     """
 
+    began = False
+
     def new_journal() -> int:
+        nonlocal began
+        began = True
         return _begin_epoch(ctx, group_id)
 
     def arguments() -> tuple[str, ...]:
@@ -101,6 +106,8 @@ async def open_group(
         ctx.view.refresh()
         if may_start:
             await _adopt(ctx, monitor)
+        if began:
+            await delete_strays(ctx, members_of(ctx.store.tables, group_id))
         yield monitor
 
 

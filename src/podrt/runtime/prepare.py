@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from podrt.cgroups import policy
+from podrt.engines.oci import compile_engine_plan, prepare_bundle
 from podrt.engines.plan import BindRoot, Held, OverlayRoot, Root, compile_plan
 from podrt.engines.plan_ops import HEADER, is_of_this_version
 from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
@@ -31,6 +32,7 @@ from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
 from podrt.volumes import volume_directories
 
 from .context import Context
+from .foreign import bundle_of, check_engine, engine_of
 from .image_names import image_named
 from .namespaces import shared_types
 
@@ -147,14 +149,29 @@ def prepare_container(
 
 
 def _compile(ctx: Context, record: ContainerRecord, spec: Spec, root: Root) -> bytes:
+    """The plan; what another runtime makes gets its bundle as well."""
+    log_path = ctx.layout.log(record.id)
+    max_bytes = record.config.log_max_bytes
+    filter_path = _filter_path(ctx, spec)
+    engine = engine_of(record)
+    if engine is not None:
+        check_engine(engine, spec)
+        bundle = bundle_of(ctx, record, engine)
+        try:
+            prepare_bundle(engine, bundle, spec, filter_path=filter_path)
+        except OSError as exc:
+            raise StoreFailed(bundle.directory, exc.errno or 0) from exc
+        return compile_engine_plan(
+            engine, bundle, spec, root=root, log_path=log_path, log_max_bytes=max_bytes
+        )
     return compile_plan(
         spec,
         root=root,
-        log_path=ctx.layout.log(record.id),
-        log_max_bytes=record.config.log_max_bytes,
+        log_path=log_path,
+        log_max_bytes=max_bytes,
         held=Held(ns_dir=_ns_dir(ctx, record), shm=_shm(ctx, record)),
         cgroups=ctx.cgroup_view,
-        filter_path=_filter_path(ctx, spec),
+        filter_path=filter_path,
     )
 
 

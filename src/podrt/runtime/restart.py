@@ -143,6 +143,6 @@ async def restart_container(
             if ctx.view.is_unfinished(record):
                 await wish_stopped(ctx, group_id, [record])
                 await stop_running(ctx, monitor, record, timeout_s)
-            for error in clean_up(ctx, group_id, [record]).values():
+            for error in (await clean_up(ctx, group_id, [record])).values():
                 raise error
             await starter.run_one(record)

@@ -36,6 +36,7 @@ from podrt.store.records import ContainerRecord, PodRecord
 from .claims import claim, lock_of
 from .context import Context, finishing
 from .events import tells
+from .foreign import after_failed_start, prepare_start
 from .frozen import note_infra_awake, share_out, thaw_member
 from .graph import Graph, check_graph
 from .group import fold, open_group, set_up_namespaces
@@ -283,6 +284,8 @@ class Starter:
             )
 
     async def _start_process(self, record: ContainerRecord) -> bool:
+        if self._ctx.view.facts(record).phase is not Phase.STARTING:
+            await prepare_start(self._ctx, record)
         cgroups = self._ctx.cgroups
         cgroups.create(record.cgroup_path, limits_of(record), device_rules(record.config))
         plan_fd = open_plan(self._ctx, record)
@@ -292,6 +295,7 @@ class Starter:
         except EngineFailed as exc:
             if exc.errno in (errno.EEXIST, errno.ESTALE):
                 return await self._started_by_another(record)
+            exc = await after_failed_start(self._ctx, record, exc)
             # Nothing lives in it, and a container that never ran leaves no cgroup behind.
             with contextlib.suppress(OSError):
                 cgroups.remove(record.cgroup_path)

@@ -25,6 +25,7 @@ from podrt.store.tables import Tables
 from .claims import claim
 from .context import Context
 from .events import note, tells
+from .foreign import delete_made
 from .frozen import stop_running, thaw_if_killed
 from .graph import build_graph
 from .group import fold, open_group
@@ -89,7 +90,7 @@ async def stop_members(
         await stop_running(ctx, monitor, by_id[node], timeout_s)
 
     outcomes = await walk(graph, act, limiter=trio.CapacityLimiter(_UNLIMITED), on_failed_need=None)
-    _add_clean_up(outcomes, clean_up(ctx, pod.id, members))
+    _add_clean_up(outcomes, await clean_up(ctx, pod.id, members))
     if not any(ctx.view.is_unfinished(member) for member in members):
         await _release(ctx, monitor, pod)
     return {member.id: outcomes.get(member.id) for member in members}
@@ -118,7 +119,7 @@ async def wish_stopped(
         ctx.record(build)
 
 
-def clean_up(
+async def clean_up(
     ctx: Context, group_id: str, members: Iterable[ContainerRecord]
 ) -> dict[str, PodrtError]:
     """Remove the cgroups of ended containers and mark their runs as cleaned up.
@@ -132,6 +133,7 @@ def clean_up(
         state = ctx.view.state(member)
         if not member.config.has_program or state is not ContainerState.STOPPED:
             continue
+        await delete_made(ctx, member)
         try:
             ctx.cgroups.remove(member.cgroup_path)
             cleaned[member.id] = max(member.run, ctx.view.facts(member).run)
@@ -182,7 +184,7 @@ async def stop_container(ctx: Context, container_id: str, *, timeout_s: int | No
             await wish_stopped(ctx, group_id, [record])
             async with open_group(ctx, group_id, parent_of(ctx, record)) as monitor:
                 await stop_running(ctx, monitor, record, timeout_s)
-        errors = clean_up(ctx, group_id, [record])
+        errors = await clean_up(ctx, group_id, [record])
         if record.id in errors:
             raise errors[record.id]
 

@@ -43,6 +43,7 @@ from podrt.store.tables import Tables
 
 from .claims import claim
 from .context import Context, finishing
+from .foreign import delete_made
 from .frozen import is_frozen, kill_frozen
 from .group import fold, open_group, wait_monitor_ended
 from .namespaces import spaces_owner
@@ -204,6 +205,7 @@ class _PodRemoval:
     def _give_up(self, by_id: dict[str, ContainerRecord]) -> Action:
         async def act(node: str) -> None:
             await trio.lowlevel.checkpoint()
+            await delete_made(self._ctx, by_id[node])
             give_up(self._ctx, by_id[node])
 
         return act
@@ -211,6 +213,7 @@ class _PodRemoval:
     def _end_and_give_up(self, by_id: dict[str, ContainerRecord], monitor: Monitor) -> Action:
         async def act(node: str) -> None:
             await end_process(self._ctx, monitor, by_id[node], self._timeout_s)
+            await delete_made(self._ctx, by_id[node])
             give_up(self._ctx, by_id[node])
 
         return act
@@ -381,6 +384,7 @@ async def _mark_container(ctx: Context, container_id: str) -> None:
 async def _finish_container(
     ctx: Context, record: ContainerRecord, monitor: Monitor | None = None
 ) -> None:
+    await delete_made(ctx, record)
     give_up(ctx, record)
     if monitor is not None:
         with contextlib.suppress(EngineFailed, MonitorGone):

@@ -23,6 +23,7 @@ from podrt.store.tables import Tables
 
 from .claims import claim
 from .context import Context
+from .foreign import bundle_of, engine_of
 from .prepare import device_rules
 
 # The kernel's value for "none"; what is missing here cannot be set back.
@@ -68,7 +69,7 @@ async def update_container(ctx: Context, container_id: str, limits: Resources) -
         # Says what is wrong with the two of them together before anything is touched.
         found = resources.limits(wanted, device_rules(record.config))
         _turn(ctx, record.cgroup_path, resources.effective(old), resources.effective(wanted))
-        _rewrite_spec(ctx, record, found)
+        _rewrite_specs(ctx, record, found)
 
         def build(tables: Tables) -> list[Op]:
             current = tables.get(ContainerRecord, container_id) or record
@@ -131,12 +132,14 @@ def _no_limit(name: str, given: object) -> Any:
     return _NO_LIMIT.get(name)
 
 
-def _rewrite_spec(ctx: Context, record: ContainerRecord, limits: oci.Resources) -> None:
+def _rewrite_specs(ctx: Context, record: ContainerRecord, limits: oci.Resources) -> None:
     """The specification is what other runtimes start it from."""
-    path = ctx.layout.spec(record.id)
-    with open(path, "rb") as file:
-        spec = _spec.decode(file.read())
-    if spec.linux is not None:
-        linux = msgspec.structs.replace(spec.linux, resources=limits)
-        spec = msgspec.structs.replace(spec, linux=linux)
-        files.write_atomically(path, _encode_json(spec), 0o600)
+    engine = engine_of(record)
+    bundles = [] if engine is None else [bundle_of(ctx, record, engine).config]
+    for path in (ctx.layout.spec(record.id), *bundles):
+        with open(path, "rb") as file:
+            spec = _spec.decode(file.read())
+        if spec.linux is not None:
+            linux = msgspec.structs.replace(spec.linux, resources=limits)
+            spec = msgspec.structs.replace(spec, linux=linux)
+            files.write_atomically(path, _encode_json(spec), 0o600)

@@ -73,7 +73,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     `pod_id` is "" outside a pod; `run` is the number of the latest run that was asked for;
     `wanted` is the state asked for ("" before the first wish); `cleaned_run` is the latest run
     whose mounts and network are gone; `facts` are those folded so far (see `store.facts`);
-    `userns` is its user namespace or its pod's, None the host's.
+    `userns` is its user namespace or its pod's, None the host's; `engine` is the program of the
+    OCI runtime that makes it, "" podrt itself.
     """
 
     config: ContainerConfig
@@ -90,6 +91,7 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     image_id: str = ""
     namespace: str = ""
     userns: GivenIds | None = None
+    engine: str = ""
 
     @property
     def group_id(self) -> str:
