@@ -266,3 +266,17 @@ def test_create_with_a_wrong_value_says_so_and_leaves_nothing(
     assert main([*places, "system", "check"]) == 0
     assert capsys.readouterr().out == ""
     assert os.listdir(shared.root / "containers") == os.listdir(shared.root / "pods") == []
+
+
+def test_new_volume_begins_with_what_the_image_has_there(podrt: Podrt) -> None:
+    script = "busybox cat /v/passwd; echo own >/v/own; busybox rm /v/passwd"
+    said = run(podrt, "-v", "begun:/v:nocopy", *SHELL, "busybox ls /v")
+    assert said == ""
+    said = run(podrt, "-v", "filled:/etc", *SHELL, "busybox ls /etc")
+    assert "passwd" in said.split()
+    # It is the image's once: what is in it since then stays.
+    said = run(podrt, "-v", "filled:/v", *SHELL, script)
+    assert said.startswith("root:")
+    said = run(podrt, "-v", "filled:/etc", *SHELL, "busybox ls /etc")
+    assert "own" in said.split() and "passwd" not in said.split()
+    assert set(os.listdir(podrt.root / "volumes/filled")) == {"_data"}

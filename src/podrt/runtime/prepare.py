@@ -13,6 +13,7 @@ from podrt.engines.oci import compile_engine_plan, prepare_bundle
 from podrt.engines.plan import BindRoot, Held, OverlayRoot, Root, compile_plan
 from podrt.engines.plan_ops import HEADER, is_of_this_version
 from podrt.errors import InvalidConfig, NotFound, StoreFailed, Unsupported
+from podrt.images.copy_up import copy_up
 from podrt.images.rootfs import Rootfs, describe_rootfs, prepare_rootfs
 from podrt.linux import files, signals
 from podrt.model.container import ContainerConfig, NamespaceMode
@@ -21,7 +22,7 @@ from podrt.model.image import Image, ImageDefaults
 from podrt.model.pod import PodConfig
 from podrt.model.resources import Resources
 from podrt.model.restarts import RestartKind, parse_restart
-from podrt.model.runtimespec import DeviceRule, Spec
+from podrt.model.runtimespec import DeviceRule, IdMapping, Spec
 from podrt.model.userns import HOST_USERS, GivenIds
 from podrt.net import hosts
 from podrt.spec import accounts, devices, resources, seccomp
@@ -29,7 +30,7 @@ from podrt.spec.build import Place, build_spec, this_host
 from podrt.spec.mounts import SharedFiles
 from podrt.spec.userns import Maps, to_maps
 from podrt.store.records import ContainerRecord, ImageRecord, PodRecord
-from podrt.volumes import volume_directories
+from podrt.volumes import Fill, volume_directories
 
 from .context import Context
 from .foreign import bundle_of, check_engine, engine_of
@@ -136,7 +137,9 @@ def prepare_container(
         place,
         image=image.defaults,
         known=accounts.read_accounts(layers),
-        volumes=volume_directories(ctx.layout, record.group_id, record.config.mounts),
+        volumes=volume_directories(
+            ctx.layout, record.group_id, record.config.mounts, _fill(record, layers)
+        ),
         userns=_userns(record, place.ns_dir),
     )
     plan = _compile(ctx, record, spec, root)
@@ -199,6 +202,31 @@ def _prepare_root(
         return BindRoot(path), (path,)
     rootfs = prepare_rootfs(ctx.layout.images_dir, image, directory)
     return _overlay(rootfs), rootfs.lower
+
+
+def _host_id(ranges: Sequence[IdMapping], number: int) -> int:
+    """Who a user of the image is on the host; one that no range has stays who he is."""
+    for one in ranges:
+        if 0 <= number - one.container_id < one.size:
+            return one.host_id + number - one.container_id
+    return number
+
+
+def _fill(record: ContainerRecord, layers: tuple[str, ...]) -> Fill | None:
+    """A new volume begins with what the image has in its place; a plain directory gives nothing."""
+    if record.config.rootfs:
+        return None
+    maps = _userns(record, "")
+
+    def owner(uid: int, gid: int) -> tuple[int, int]:
+        if maps is None:
+            return uid, gid
+        return _host_id(maps.uid_map, uid), _host_id(maps.gid_map, gid)
+
+    def fill(destination: str, directory: str) -> None:
+        copy_up(layers, destination, directory, owner)
+
+    return fill
 
 
 def _overlay(rootfs: Rootfs) -> OverlayRoot:
