@@ -14,6 +14,7 @@ import pytest
 from doubles.commands import BUSYBOX, busybox_archive
 from doubles.places import SLEEP, Place, is_gone, until
 from doubles.reboots import end_everything, next_boot
+from podrt.cli.shapes import status_text
 from podrt.config import Settings
 from podrt.linux import features
 from podrt.model.container import ContainerConfig, InitKind
@@ -97,6 +98,8 @@ async def test_every_state_becomes_exited_or_configured(host: Host) -> None:
         assert place.runtime.container(infra).facts().pid == 0
         assert place.runtime.pod("shop").state() is PodState.STOPPED
         assert host.shown() == wanted
+        running = place.runtime.container("running")
+        assert status_text(running.state(), running.facts()) == "Exited (unknown)"
         await place.runtime.pod("shop").start()
         names = ("running", "paused", "exited", "configured")
         assert {place.states()[name] for name in names} == {"running"}

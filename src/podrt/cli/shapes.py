@@ -37,7 +37,9 @@ def status_text(state: ContainerState, facts: Facts) -> str:
         return f"Restarting ({code}) in {left_s} s"
     if state in (ContainerState.STOPPED, ContainerState.EXITED):
         code = "unknown" if facts.code_unknown else str(facts.exit_code)
-        return f"Exited ({code}) {age(facts.finished_at_ns)}"
+        # Of what ended unseen (a reboot, nobody watched) nobody knows when.
+        since = f" {age(facts.finished_at_ns)}" if facts.finished_at_ns else ""
+        return f"Exited ({code}){since}"
     return state_word(state).capitalize()
 
 

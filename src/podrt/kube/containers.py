@@ -185,7 +185,7 @@ def _namespaces(spec: PodSpec) -> Namespaces:
     return Namespaces(
         net=mode(spec.host_network, NamespaceMode.POD),
         ipc=mode(spec.host_ipc, NamespaceMode.POD),
-        pid=mode(spec.host_pid, NamespaceMode.PRIVATE),
+        pid=mode(spec.host_pid, NamespaceMode.POD),
     )
 
 

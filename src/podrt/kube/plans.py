@@ -250,6 +250,11 @@ class _Source:
         spec = self._spec
         host = {"net": spec.host_network, "ipc": spec.host_ipc}
         share = frozenset(kind for kind in DEFAULT_SHARE if not host.get(kind))
+        if spec.share_process_namespace:
+            if spec.host_pid:
+                field = f"{self._place}.shareProcessNamespace"
+                raise InvalidConfig(field, "and hostPID cannot both be set")
+            share |= {"pid"}
         return PodConfig(
             name=name,
             labels=self._metadata.labels,

@@ -185,6 +185,7 @@ class PodSpec(_Strict, frozen=True, kw_only=True):
     host_aliases: tuple[HostAlias, ...] = ()
     host_ipc: bool = msgspec.field(name="hostIPC", default=False)
     host_pid: bool = msgspec.field(name="hostPID", default=False)
+    share_process_namespace: bool = False
     security_context: PodSecurityContext = PodSecurityContext()
     termination_grace_period_seconds: int | None = None
 
@@ -237,7 +238,7 @@ _UNSUPPORTED = {
     "spec": (
         "activeDeadlineSeconds dnsConfig ephemeralContainers hostUsers os overhead "
         "readinessGates resourceClaims resources runtimeClassName schedulingGates "
-        "setHostnameAsFQDN shareProcessNamespace subdomain"
+        "setHostnameAsFQDN subdomain"
     ),
     "container": (
         "envFrom lifecycle livenessProbe readinessProbe resizePolicy restartPolicy startupProbe "

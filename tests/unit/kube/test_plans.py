@@ -12,6 +12,7 @@ import yaml
 from podrt.errors import InvalidConfig, PodrtError, Unsupported
 from podrt.kube.plans import PodPlan, notes_of, parse_files, parse_text
 from podrt.model.container import Dependency, InitKind, Mount, MountKind, NamespaceMode
+from podrt.model.pod import DEFAULT_SHARE
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -276,7 +277,6 @@ def test_parse_what_is_wrong_names_file_and_field(value: Any, said: str) -> None
     ("value", "said"),
     [
         ({"kind": "Service", "apiVersion": "v1"}, "shop.yaml: kind Service"),
-        (pod(shareProcessNamespace=True), "shop.yaml: spec.shareProcessNamespace"),
         (pod(dnsConfig={"x": 1}), "shop.yaml: spec.dnsConfig"),
         (pod(securityContext={"seLinuxOptions": {"a": 1}}), "shop.yaml: spec.securityContext.seL"),
         (with_container(tty=True), "shop.yaml: spec.containers[0].tty"),
@@ -322,6 +322,15 @@ def test_parse_what_is_not_built_is_unsupported_by_name(value: Any, said: str) -
 def test_parse_fields_that_ask_for_nothing_are_accepted() -> None:
     plans(pod(hostPID=False, shareProcessNamespace=False, dnsPolicy="Default", tolerations=[]))
     plans(with_container(tty=False, stdin=False, envFrom=[]))
+
+
+def test_parse_a_shared_process_namespace_is_the_pod_s() -> None:
+    [plan] = plans(pod(shareProcessNamespace=True))
+    assert plan.config.share == DEFAULT_SHARE | {"pid"}
+    [plan] = plans(pod(hostPID=True))
+    assert plan.config.share is None
+    with pytest.raises(InvalidConfig, match=r"spec\.shareProcessNamespace: and hostPID"):
+        plans(pod(shareProcessNamespace=True, hostPID=True))
 
 
 def test_parse_what_is_done_otherwise_is_noted() -> None:
