@@ -293,7 +293,7 @@ async def test_the_infra_without_uts_is_named_as_its_pod(place: Place) -> None:
 
 
 async def test_a_member_may_keep_out_of_the_shared_pid_namespace(podrt: Podrt) -> None:
-    podrt("pod", "create", "--share", "+pid", "--infra-name", "lead", "shop")
+    podrt("pod", "create", "--share", "+pid,+cgroup", "--infra-name", "lead", "shop")
     podrt("create", "--pod", "shop", "--name", "in", "base", "sleep", "1000")
     podrt("create", "--pod", "shop", "--name", "own", "--pid", "private", "base", "sleep", "1000")
     podrt("pod", "start", "shop")
@@ -301,7 +301,9 @@ async def test_a_member_may_keep_out_of_the_shared_pid_namespace(podrt: Podrt) -
         name: int(podrt("inspect", "--format", "{{.State.Pid}}", name))
         for name in ("lead", "in", "own")
     }
-    assert space(pids["in"], "pid") == space(pids["lead"], "pid")
+    for kind in ("pid", "cgroup"):
+        assert space(pids["in"], kind) == space(pids["lead"], kind)
+    assert space(pids["own"], "cgroup") == space(pids["lead"], "cgroup")
     assert inner_pid(pids["own"]) == 1
     assert podrt("pod", "ps", "--format", "{{.Status}}").split() == ["Running"]
 

@@ -8,7 +8,6 @@ through a shared directory. Without QEMU, virtme-ng or the kernel the tests skip
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shlex
@@ -23,9 +22,9 @@ from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
-PROJECT = HERE.parent.parent
-GUEST_TESTS = HERE / "guest"
+from vm.boot import PROJECT, boot_command, boot_environment, missing
+
+GUEST_TESTS = Path(__file__).parent / "guest"
 IN_GUEST = "PODRT_VM_REPORTS" in os.environ
 
 # Under software emulation a boot takes 10-40 s and a test seconds; a hang must still end.
@@ -37,50 +36,6 @@ POLL_S = 0.1
 HEARTBEAT_S = 1.0
 LONELY_S = 60
 CONSOLE_TAIL_BYTES = 4000
-
-
-def kernel_image() -> Path | None:
-    """The kernel to boot: $PODRT_VM_KERNEL, or the one that tests/vm/prepare unpacked."""
-    named = os.environ.get("PODRT_VM_KERNEL")
-    if named:
-        return Path(named)
-    cache = Path(os.environ.get("PODRT_VM_CACHE", PROJECT / ".work" / "vm"))
-    images = sorted(cache.glob("root/boot/vmlinuz-*"))
-    return images[-1] if images and (cache / "ready").exists() else None
-
-
-def vng_program() -> str | None:
-    """virtme-ng's program, from this interpreter's environment first."""
-    beside = Path(sys.executable).parent / "vng"
-    return str(beside) if beside.exists() else shutil.which("vng")
-
-
-@functools.cache
-def missing() -> str | None:
-    """Why no guest can be booted here, or None. Only continuous integration fetches a kernel."""
-    if os.geteuid() != 0:
-        return "needs root (the guest's root is this file system)"
-    if not shutil.which("qemu-system-x86_64"):
-        return "needs QEMU (Debian: qemu-system-x86)"
-    if not vng_program():
-        return "needs virtme-ng (pip install virtme-ng)"
-    if not shutil.which("modprobe"):
-        return "needs modprobe (Debian: kmod)"
-    if kernel_image() is None and os.environ.get("CI"):
-        subprocess.run([HERE / "prepare"], stdin=subprocess.DEVNULL, check=False)
-    return None if kernel_image() else "needs a kernel to boot: run tests/vm/prepare"
-
-
-def hidden_places() -> list[Path]:
-    """What the guest needs of the host but would not see: it has a tmpfs of its own on these."""
-    needed = {PROJECT, Path(sys.prefix), Path(sys.base_prefix)}
-    tops = ("/tmp", "/var/tmp", "/run")
-    hidden = [path for path in needed if any(path.is_relative_to(top) for top in tops)]
-    return sorted(
-        path
-        for path in hidden
-        if not any(path != other and path.is_relative_to(other) for other in hidden)
-    )
 
 
 class Machine:
@@ -100,21 +55,13 @@ class Machine:
         (self.shared / "start").write_text(self._script())
         self._console = (self.shared / "console").open("wb")
         self._process = subprocess.Popen(
-            self._command(),
+            boot_command(self.shared, self.shared / "start"),
             stdin=subprocess.DEVNULL,
             stdout=self._console,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            env=boot_environment(),
         )
-
-    def _command(self) -> list[str]:
-        kernel, vng = kernel_image(), vng_program()
-        assert kernel is not None and vng is not None
-        machine = [vng, "--disable-kvm", "--force-9p", "--run", str(kernel.resolve())]
-        size = ["--cpus", "2", "--memory", "2G", f"--rwdir={self.shared}"]
-        size += [f"--rodir={place}" for place in hidden_places()]
-        return [*machine, *size, "--", f"sh {shlex.quote(str(self.shared / 'start'))}"]
 
     def _script(self) -> str:
         """What the guest runs: everything that is written goes to a tmpfs or the shared dir."""

@@ -224,7 +224,7 @@ def _namespaces(args: argparse.Namespace) -> Namespaces:
         ipc=_mode("--ipc", args.ipc, in_pod, private=("private", "none")),
         uts=_mode("--uts", args.uts, in_pod, private=("private",)),
         pid=_mode("--pid", args.pid, in_pod, private=("private",)),
-        cgroup=_mode("--cgroupns", args.cgroupns, NamespaceMode.PRIVATE, private=("private",)),
+        cgroup=_mode("--cgroupns", args.cgroupns, in_pod, private=("private",)),
     )
 
 
