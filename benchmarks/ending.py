@@ -93,4 +93,5 @@ def ending_row(verb: str, count: int, podrt: Contender, podman: Contender) -> Ro
             Target(podrt.name, podman.name, 1 / 30, "aim: 30 x faster than podman"),
         ],
         divide_by=count,
+        most_rounds=3,
     )

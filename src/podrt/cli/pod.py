@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from podrt.config import Settings
 from podrt.errors import InvalidConfig, NotFound, PodrtError, Removed, WalkFailed
 from podrt.linux import files, signals
 from podrt.runtime.pod import Pod
 from podrt.runtime.runtime import Results, Runtime
+from podrt.runtime.timeline import Timeline
 
 from .errors import FAILED, exit_code, print_error
 from .flags import Parser, read_id, whole_number
 from .pod_flags import add_pod_flags, pod_config, with_volumes
 from .run_async import run
-from .timeline import writing
 
 NO_SUCH = 1
 
@@ -79,11 +80,20 @@ def start(args: argparse.Namespace, settings: Settings) -> int:
 
     async def verb(runtime: Runtime) -> int:
         chosen = choose_pods(runtime, args)
-        with writing(args.timeline) as timeline:
+        with _timeline_in(args.timeline) as timeline:
             results = await runtime.start_pods(chosen.pods, timeline=timeline)
         return report_pods(chosen, results)
 
     return run(settings, verb)
+
+
+def _timeline_in(path: str) -> AbstractContextManager[Timeline | None]:
+    if not path:
+        return nullcontext()
+    # Only who asks for one waits until what writes it is loaded.
+    from .timeline import writing
+
+    return writing(path)
 
 
 def stop_flags(parser: Parser) -> None:

@@ -33,14 +33,11 @@ class Span(NamedTuple):
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[Timeline | None]:
-    """A timeline that is written to `path` at the end, also of a failure; None without a path.
+def writing(path: str) -> Iterator[Timeline]:
+    """A timeline that is written to `path` at the end, also of a failure.
 
     Raises: InvalidConfig before anything is started when the file cannot be written.
     """
-    if not path:
-        yield None
-        return
     try:
         file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (what is there stays so far)
     except OSError as exc:

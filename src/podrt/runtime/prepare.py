@@ -43,7 +43,6 @@ NO_IMAGE = Image(id="")
 """What a container of a plain directory is made from."""
 
 _encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder(Spec).decode
 
 
 def find_image(ctx: Context, config: ContainerConfig) -> Image:
@@ -387,7 +386,7 @@ def open_plan(ctx: Context, record: ContainerRecord) -> int:
 
 def _compile_again(ctx: Context, record: ContainerRecord) -> bytes:
     with open(ctx.layout.spec(record.id), "rb") as file:
-        spec = _decode_json(file.read())
+        spec = msgspec.json.decode(file.read(), type=Spec)
     if record.config.rootfs:
         return _compile(ctx, record, spec, BindRoot(record.config.rootfs))
     found = ctx.store.tables.get(ImageRecord, record.image_id)

@@ -36,7 +36,6 @@ _NO_LIMIT = {
     "pids_limit": -1,
 }
 
-_spec = msgspec.json.Decoder(oci.Spec)
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -138,7 +137,7 @@ def _rewrite_specs(ctx: Context, record: ContainerRecord, limits: oci.Resources)
     bundles = [] if engine is None else [bundle_of(ctx, record, engine).config]
     for path in (ctx.layout.spec(record.id), *bundles):
         with open(path, "rb") as file:
-            spec = _spec.decode(file.read())
+            spec = msgspec.json.decode(file.read(), type=oci.Spec)
         if spec.linux is not None:
             linux = msgspec.structs.replace(spec.linux, resources=limits)
             spec = msgspec.structs.replace(spec, linux=linux)
