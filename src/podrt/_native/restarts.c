@@ -207,7 +207,7 @@ int tell_policy(struct monitor *m, struct container *c, const struct request *re
 	rest = request->body_bytes - sizeof(head);
 	if (head.need_count >= rest / ID_BYTES + 1 || rest <= head.need_count * ID_BYTES)
 		return -EPROTO;
-	policy = malloc(sizeof(*policy) + rest);
+	policy = calloc(1, sizeof(*policy) + rest + 1); /* a NUL follows, as in a request */
 	if (!policy)
 		return -ENOMEM;
 	*policy = (struct policy){.began_ms = now_ms()};
