@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from doubles.commands import BUSYBOX
+from doubles.commands import BUSYBOX, Podrt
 from doubles.places import Place, open_place
-from podrt.cli.main import main
 from podrt.errors import InvalidConfig
 from podrt.model.resources import DeviceRate, Resources
 
@@ -140,20 +139,9 @@ async def test_update_bounds_what_is_read_from_one_device(place: Place) -> None:
     ],
 )
 async def test_update_with_a_wrong_command_line_says_so(
-    place: Place,
-    capsys: pytest.CaptureFixture[str],
-    words: tuple[str, ...],
-    reason: str,
+    place: Place, tmp_path: Path, words: tuple[str, ...], reason: str
 ) -> None:
     pod = await place.empty_pod()
     await place.add(pod, "a")
-    settings = place.ctx.settings
-    code = await _in_thread(["--root", settings.root, "--runroot", settings.runroot, *words])
-    out, error = capsys.readouterr()
-    assert (code, out) == (125, "")
-    assert reason in error and error.count("\n") == 1, error
-
-
-async def _in_thread(words: list[str]) -> int:
-    """A command that runs Trio itself cannot in a test's own thread."""
-    return await trio.to_thread.run_sync(main, words)
+    error = await trio.to_thread.run_sync(lambda: Podrt(tmp_path).fails(125, *words))
+    assert reason in error
