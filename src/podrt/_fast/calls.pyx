@@ -68,6 +68,10 @@ cdef extern from *:
 
     static long podrt_setns(int fd, int kind) { return syscall(__NR_setns, fd, kind); }
 
+    static long podrt_umount_lazily(const char *path) {
+        return syscall(SYS_umount2, path, 2 /* MNT_DETACH */);
+    }
+
     static int podrt_subreaper(int on) {
         return prctl(PR_SET_CHILD_SUBREAPER, (unsigned long)on, 0UL, 0UL, 0UL);
     }
@@ -119,6 +123,7 @@ cdef extern from *:
     long podrt_unshare(int) noexcept nogil
     long podrt_setns(int, int) noexcept nogil
     int podrt_subreaper(int) noexcept nogil
+    long podrt_umount_lazily(const char *) noexcept nogil
     long podrt_read_stat(int, char *, size_t) noexcept nogil
     int podrt_parse_stat(const char *, char *, uint64_t *) noexcept nogil
 
@@ -248,6 +253,17 @@ def setns(int fd, int kind=0):
         number = errno if podrt_setns(fd, kind) < 0 else 0
     if number:
         raise OSError(number, os.strerror(number))
+
+
+def umount_lazily(path):
+    """Detach what is mounted on `path`, with all below it, like umount -l. Raises OSError."""
+    cdef bytes raw = _path(path)
+    cdef const char *text = raw
+    cdef int number
+    with nogil:
+        number = errno if podrt_umount_lazily(text) < 0 else 0
+    if number:
+        raise _failed(number, path)
 
 
 def set_child_subreaper(bint on=True):

@@ -20,6 +20,7 @@ struct launch launch_of(struct rlimit files)
 	    .files = files,
 	    .monitor = getpid(),
 	    .start = -1,
+	    .home = -1,
 	    .cgroup = -1,
 	    .out = {-1, -1},
 	    .err = {-1, -1},
@@ -43,14 +44,18 @@ void launch_stamp(const struct launch *launch, uint32_t stage)
 		times->at[times->count++] = (struct stamp){clock_ns(CLOCK_REALTIME), stage, 0};
 }
 
+#define OWN_MOUNTS "/proc/self/ns/mnt"
+
 /* Mounts of ours reach nobody, nobody looks into us. Every disposition at its default and every
  * signal blocked: the children find the first when they unblock, and nothing but SIGKILL ends us.
  */
-int launch_isolate(void)
+int launch_isolate(int *home)
 {
 	k_reset_signals();
 	k_block_signals(~0ull);
 	TRY(checked(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)));
+	*home = checked(open(OWN_MOUNTS, O_RDONLY | O_CLOEXEC));
+	TRY(*home);
 	TRY(checked(unshare(CLONE_NEWNS)));
 	return checked(mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL));
 }
@@ -132,8 +137,20 @@ void end_idle(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
-/* What the child could not open itself: the host's files, from a user namespace; and what needs
- * a user namespace, whose maps only its parent can write. */
+/* What is mounted in it on either side appears on the other: it comes from where the host's
+ * mounts are, not copies of them. There is no going on where we do not belong. */
+static int source_shared(struct child *child, const struct op *op)
+{
+	OPEN(own, checked(open(OWN_MOUNTS, O_RDONLY | O_CLOEXEC)));
+	TRY(checked(setns(child->launch->home, CLONE_NEWNS)));
+	const int tree = source_bind(child, op);
+	if (setns(own, CLONE_NEWNS) < 0)
+		_exit(1);
+	return tree;
+}
+
+/* What the child could not open itself: the host's files, from a user namespace; what needs a
+ * user namespace, whose maps only its parent can write; and what is shared with the host. */
 static int open_sources(struct launch *launch)
 {
 	struct child child = child_of(launch);
@@ -143,9 +160,12 @@ static int open_sources(struct launch *launch)
 		operation *source = op_kinds[op->code].source;
 		const bool is_mapped = (op->code == OP_BIND && *op->f[5].s) ||
 				       (op->code == OP_ROOT_OVERLAY && *op->f[3].l);
+		const bool is_shared = op->code == OP_BIND && op->f[4].u & BIND_SHARED_WITH_HOST;
 
-		if (!source || op->code == OP_MOUNT || !(launch->plan.is_foreign || is_mapped))
+		if (!source || op->code == OP_MOUNT ||
+		    !(launch->plan.is_foreign || is_mapped || is_shared))
 			continue;
+		source = is_shared ? source_shared : source;
 		child.detail = op->f[0].s;
 		op->tree = source(&child, op);
 		if (op->tree < 0)

@@ -51,6 +51,7 @@ struct launch {
 	int cgroup;
 	int out[2], err[2]; /* pipes: read end, write end */
 	int report[2];      /* a socket pair in the same order */
+	int home;           /* the mount namespace we came from */
 	int start;          /* where a process that nobody watches is told to go on; -1: none */
 	pid_t pid, monitor;
 	uint64_t ticks;
@@ -60,7 +61,7 @@ struct launch {
 struct launch launch_of(struct rlimit files);
 void *launch_shared(size_t bytes);
 void launch_stamp(const struct launch *launch, uint32_t stage);
-int launch_isolate(void);
+int launch_isolate(int *home);
 int launch_pipes(struct launch *launch);
 int launch_reopen(const struct launch *launch);
 int launch_clone(struct launch *launch);

@@ -96,7 +96,7 @@ static int become_monitor(struct monitor *m, char *const *words)
 	path[n] = '\0';
 	TRY(asprintf(&m->shm_path, "%s/shm", path) < 0 ? -ENOMEM : 0);
 	m->slots = launch_shared(SLOTS * sizeof(struct slot));
-	return m->slots ? launch_isolate() : -ENOMEM;
+	return m->slots ? launch_isolate(&m->home) : -ENOMEM;
 }
 
 static int open_parts(struct monitor *m)

@@ -2,8 +2,10 @@
  * placed by descriptor. */
 #include "launch.h"
 
-/* A directory of the host that nobody needs: the new root hangs there until it is the root. */
+/* A directory of the host that nobody needs: the new root hangs there until it is the root. That
+ * of a bundle hangs over itself, where hooks look for it, unless its user cannot get there. */
 #define ROOT_PLACE "/proc/tty"
+#define PLACE_FLAGS (O_PATH | O_DIRECTORY | O_CLOEXEC)
 
 #define SAFE_ATTRS (K_ATTR_NOSUID | K_ATTR_NODEV | K_ATTR_NOEXEC)
 #define MAX_LAYERS 501 /* the kernel's own limit, and the upper one */
@@ -102,13 +104,15 @@ int source_root(struct child *child, const struct op *op)
 
 int op_root(struct child *child, const struct op *op)
 {
+	const int own = op->code == OP_ROOT_BIND ? open(op->f[0].s, PLACE_FLAGS) : -ENOENT;
+
 	child->detail = ROOT_PLACE;
-	OPEN(under, checked(open(ROOT_PLACE, O_PATH | O_DIRECTORY | O_CLOEXEC)));
+	OPEN(under, own < 0 ? checked(open(ROOT_PLACE, PLACE_FLAGS)) : own);
 	if (!plan_has(child->plan, OP_PROPAGATION))
 		TRY(k_mount_setattr(child->tree, true, made_private));
 	TRY(k_move_mount(child->tree, under));
 	child->root = take_fd(&child->tree);
-	return 0;
+	return checked(fchdir(child->root));
 }
 
 /* type, source, dest, attributes, options. What the kernel says about a refused file system goes
@@ -296,8 +300,12 @@ int op_pivot(struct child *child, const struct op *op)
 	if (child->root < 0)
 		return -EINVAL;
 	TRY(checked(fchdir(child->root)));
-	TRY(K(pivot_root, ".", "."));
-	TRY(checked(umount2(".", MNT_DETACH)));
+	if (op->flags & FLAG_CALLERS_MOUNTS) {
+		TRY(checked(chroot(".")));
+	} else {
+		TRY(K(pivot_root, ".", "."));
+		TRY(checked(umount2(".", MNT_DETACH)));
+	}
 	TRY(checked(chdir("/")));
 	return op->flags & FLAG_READONLY_ROOT ? k_mount_setattr(child->root, false, read_only) : 0;
 }

@@ -67,7 +67,7 @@ static int run(struct launch *launch, char **args, int sync)
 		return -ENOMEM;
 	launch->slot->stage = STAGE_SETUP;
 	TRY(checked(getrlimit(RLIMIT_NOFILE, &launch->files)));
-	TRY(launch_isolate());
+	TRY(launch_isolate(&launch->home));
 	launch_fail(launch, STAGE_PLAN, -EINVAL, NULL);
 	TRY(plan_load(&launch->plan, atoi(args[0])));
 	launch_fail(launch, STAGE_STDIO, -EINVAL, NULL);

@@ -194,6 +194,7 @@ int start_container(struct monitor *m, struct container *c, const struct request
 	c->state = STATE_IDLE;
 	free(c->memory_dir);
 	c->memory_dir = memory ? strdup(memory) : NULL;
+	launch.home = m->home;
 	launch.held = m->held;
 	launch.shm_path = m->shm_path;
 	launch.dirs = request->body;

@@ -160,10 +160,12 @@ enum bind_flag {
 	BIND_MAKE_FILE = 2,
 	BIND_MAKE_DIRECTORY = 4,
 	BIND_ATTRS_RECURSIVE = 8,
-	BIND_MAP_RECURSIVE = 16
+	BIND_MAP_RECURSIVE = 16,
+	BIND_SHARED_WITH_HOST = 32
 };
 #define FLAG_READONLY_IN_PLACE 1 /* READONLY: a mount of the plan; what lies below it stays */
 #define FLAG_READONLY_ROOT 1     /* PIVOT */
+#define FLAG_CALLERS_MOUNTS 2    /* PIVOT: in the caller's mount namespace, whose root stays */
 #define FLAG_COPY_UP 1           /* MOUNT: starts with what the directory holds */
 #define FLAG_OWN_MODE 2          /* MOUNT: but with the owner and mode its options name */
 #define FLAG_MAKE 1              /* CWD: made if it is missing */

@@ -23,7 +23,7 @@ from . import plan_devices, plan_hooks, plan_mounts, plan_namespaces, plan_proce
 from .cgroup_view import CGROUP_DIR, CgroupView, Hierarchy, cgroup_view
 from .mount_options import MS_PRIVATE, MS_REC, PROPAGATIONS
 from .plan_hooks import CREATE_CONTAINER, START_CONTAINER, Identity
-from .plan_mounts import Around
+from .plan_mounts import SHARED_ROOT, Around
 from .plan_namespaces import CLONE_FLAGS, Held, Namespaces
 from .plan_ops import Op, OpCode, encode_plan
 from .plan_process import MAKE_DIRECTORY
@@ -47,6 +47,7 @@ __all__ = [
 
 READ_ONLY_ROOT = 1
 OVERLAY_DATA_BYTES = 4095
+CALLERS_MOUNTS = 2
 KEEP_STDIO = 1
 HAS_TERMINAL = 1
 MAX_PRESERVED = 1 << 16
@@ -84,6 +85,7 @@ class _Task(NamedTuple):
     filter_path: str
     who: Identity | None
     shm: str
+    has_own_mounts: bool
 
 
 def compile_plan(
@@ -218,8 +220,12 @@ def warnings(spec: oci.Spec) -> list[str]:
     """What of a specification is left out with a warning: capabilities that cannot be granted, as
     it says itself; options that a bind cannot have. Raises: InvalidConfig."""
     said = plan_process.ungranted(spec.process.capabilities) if spec.process is not None else []
-    root_propagation = spec.linux.rootfs_propagation if spec.linux is not None else ""
-    return said + plan_mounts.ineffective(spec.mounts, root_propagation)
+    linux = spec.linux or oci.Linux()
+    if not linux.has_namespace("mount") and not linux.has_namespace("user"):
+        said.append("linux.namespaces: without a mount namespace its mounts are the caller's, too")
+    is_shared = linux.rootfs_propagation in SHARED_ROOT
+    gives_none_back = is_shared and linux.has_namespace("user")
+    return said + plan_mounts.ineffective(spec.mounts, gives_none_back=gives_none_back)
 
 
 def _task(
@@ -236,7 +242,9 @@ def _task(
     if process is None or linux is None:
         raise InvalidConfig("process" if process is None else "linux", "is missing")
     refuse(spec, security_modules() if modules is None else modules)
-    found = plan_namespaces.find_namespaces(linux.namespaces, held)
+    # Of a bundle the caller is whoever compiles: its process is there until all is made.
+    callers_mounts = f"/proc/{os.getpid()}/ns/mnt" if who is not None else ""
+    found = plan_namespaces.find_namespaces(linux.namespaces, held, callers_mounts)
     around = Around(
         cgroups=cgroups or V2,
         bundle=who.bundle if who is not None else "",
@@ -245,8 +253,12 @@ def _task(
         label=linux.mount_label,
         in_userns="user" in found.kinds,
         shows_own_cgroup="cgroup" not in found.kinds,
+        shares_binds=linux.rootfs_propagation in SHARED_ROOT and "user" not in found.kinds,
     )
-    return _Task(spec, process, linux, found, root, around, filter_path, who, held.shm)
+    has_own_mounts = linux.has_namespace("mount")
+    return _Task(
+        spec, process, linux, found, root, around, filter_path, who, held.shm, has_own_mounts
+    )
 
 
 def _container(task: _Task) -> list[Op]:
@@ -270,7 +282,12 @@ def _container(task: _Task) -> list[Op]:
         *plan_mounts.hidden(linux.masked_paths, linux.readonly_paths),
         *_early_directory(process.cwd if is_read_only else "/"),
         *plan_hooks.hook_ops(CREATE_CONTAINER, spec.hooks, task.who),
-        Op(OpCode.PIVOT, (), READ_ONLY_ROOT if is_read_only else 0),
+        Op(
+            OpCode.PIVOT,
+            (),
+            (READ_ONLY_ROOT if is_read_only else 0)
+            | (0 if task.has_own_mounts else CALLERS_MOUNTS),
+        ),
         *_propagation(linux.rootfs_propagation),
         *plan_process.limits(process, linux.personality),
         *plan_process.credentials(

@@ -35,6 +35,8 @@ BIND_RECURSIVE = 1
 BIND_MAKE = 2 | 4
 BIND_ATTRS_RECURSIVE = 8
 BIND_MAP_RECURSIVE = 16
+BIND_SHARED_WITH_HOST = 32
+SHARED_ROOT = ("shared", "rshared")
 ATTRS_RECURSIVE = 1
 # Their files have labels of the kernel's own. Source: mount(8), "context".
 _UNLABELLED = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "mqueue"})
@@ -46,7 +48,8 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     `bundle` is where relative sources start ("" refuses them); `uid_map` and `gid_map` are the
     user namespace's, `in_userns` says that there is one; `label` is the SELinux context of new file
     systems; `shows_own_cgroup` says that no cgroup namespace hides what is above the container's
-    cgroup.
+    cgroup; `shares_binds` that shared binds are shared with the host: from a user namespace they
+    are not, whose root must not make mounts there.
     """
 
     cgroups: CgroupView = CgroupView()
@@ -56,6 +59,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
     in_userns: bool = False
     shows_own_cgroup: bool = False
+    shares_binds: bool = False
 
 
 def mount_ops(mounts: tuple[oci.Mount, ...], around: Around, shm: str = "") -> tuple[Op, ...]:
@@ -176,13 +180,14 @@ def _bind(mount: oci.Mount, options: Options, field: str, around: Around) -> Ite
     if options.data and not around.bundle:
         # Of a bundle it is worth a warning, as other runtimes take them: see `ineffective`.
         raise unsupported(f"{field}.options", f"bind with {options.data[0]}")
-    if options.propagation & MS_SHARED and not around.bundle:
-        # A monitor sees the host's mounts, but the host none of its own.
-        raise unsupported(f"{field}.options", "a shared bind")
+    is_shared = bool(options.propagation & MS_SHARED)
+    if is_shared and around.in_userns and not around.bundle:
+        raise unsupported(f"{field}.options", "a shared bind in a user namespace")
     destination = inside(mount.destination, field)
     # The word "rw" is in most binds and lifts no protection of the host's; "rrw" does.
     clear = options.attr_clear & ~RDONLY
     how = BIND_MAKE | (BIND_RECURSIVE if options.is_rbind else 0) | _propagation(options)
+    how |= BIND_SHARED_WITH_HOST if is_shared and around.shares_binds else 0
     fields: tuple[str | int, ...]
     if options.is_everywhere:
         how |= BIND_ATTRS_RECURSIVE
@@ -258,11 +263,12 @@ def _own_cgroup(source: str, destination: str, attributes: int) -> Op:
     return Op(OpCode.BIND, (source, destination, attributes, 0, BIND_MAKE, "", ""))
 
 
-def ineffective(mounts: Sequence[oci.Mount], root_propagation: str) -> list[str]:
+def ineffective(mounts: Sequence[oci.Mount], *, gives_none_back: bool) -> list[str]:
     """A warning for each option of a bundle's bind that has less effect than it may seem to have.
 
-    Those of a file system it has from its source; a shared one gets the host's mounts and gives
-    none back. Source: mount(2), "Creating a bind mount": the kernel ignores the former.
+    Those of a file system it has from its source; a shared one in a user namespace gets the host's
+    mounts and gives none back. Source: mount(2), "Creating a bind mount": the kernel ignores the
+    former.
     """
     said = []
     for index, mount in enumerate(mounts):
@@ -271,6 +277,6 @@ def ineffective(mounts: Sequence[oci.Mount], root_propagation: str) -> list[str]
         if mount.type != "bind" and not options.is_bind:
             continue
         said += [f"{field}: {word!r} has no effect on a bind" for word in options.data]
-        if options.propagation & MS_SHARED and root_propagation in ("shared", "rshared"):
+        if options.propagation & MS_SHARED and gives_none_back:
             said.append(f"{field}: what the container mounts there does not reach the host")
     return said

@@ -61,8 +61,18 @@ class Namespaces(msgspec.Struct, frozen=True):
         return kind in self.kinds and not self.makes(kind)
 
 
-def find_namespaces(wanted: Sequence[oci.Namespace], held: Held) -> Namespaces:
-    """Sort what a specification asks for. Raises: Unsupported, InvalidConfig."""
+def find_namespaces(
+    wanted: Sequence[oci.Namespace], held: Held, callers_mounts: str = ""
+) -> Namespaces:
+    """Sort what a specification asks for; without a mount namespace it joins `callers_mounts`.
+
+    Raises: Unsupported, InvalidConfig.
+    """
+    kinds_wanted = {one.type for one in wanted}
+    if "mount" not in kinds_wanted:
+        if not callers_mounts or "user" in kinds_wanted:
+            raise unsupported("linux.namespaces", "no mount namespace")
+        wanted = (*wanted, oci.Namespace(type="mount", path=callers_mounts))
     # A path below the monitor's own directory is the container's alone; what it means is not.
     prefix = f"{held.ns_dir}/"
     if held.ns_dir and any(one.path.startswith(prefix) for one in wanted):
@@ -93,8 +103,6 @@ def _find_namespaces(
             )
         joins[kind] = Op(OpCode.SETNS, (CLONE_FLAGS[kind], "" if kind in held else path))
     kinds = {kind for kind, flag in CLONE_FLAGS.items() if flags & flag} | joins.keys()
-    if "mount" not in kinds:
-        raise unsupported("linux.namespaces", "no mount namespace")
     ordered = tuple(joins[kind] for kind in _JOIN_ORDER if kind in joins)
     return Namespaces(flags, ordered, frozenset(kinds))
 

@@ -59,3 +59,14 @@ def readonly_clone(path: str) -> int:
         os.close(tree_fd)
         raise
     return tree_fd
+
+
+def mount_of(path: str) -> int:
+    """The number of the mount on which `path` lies. Source: proc_pid_fdinfo(5). Raises: OSError."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+            fields = dict(line.split(":", 1) for line in info)
+        return int(fields["mnt_id"])
+    finally:
+        os.close(fd)

@@ -403,6 +403,10 @@ class Linux(Value, frozen=True, kw_only=True):
     personality: Personality | None = None
     memory_policy: MemoryPolicy | None = None
 
+    def has_namespace(self, kind: str) -> bool:
+        """Whether the container makes or joins a namespace of this type."""
+        return any(one.type == kind for one in self.namespaces)
+
 
 class Spec(Value, frozen=True, kw_only=True):
     """A whole runtime specification (a bundle's config.json)."""

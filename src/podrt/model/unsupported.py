@@ -84,9 +84,10 @@ VALUES: Mapping[str, str] = {
     "process.scheduler.policy": "SCHED_ISO: Linux does not have it",
     "hooks": "only containers of `podrt oci` have hooks",
     "mounts[].options": "remount with options of a file system; tmpcopyup on anything but a tmpfs;"
-    " idmap on anything but a bind; and for podrt's own containers, on a bind, shared and options"
-    " of a file system, which a bundle gets a warning for",
-    "linux.namespaces": "no mount namespace: every mount would land in the caller's",
+    " idmap on anything but a bind; and for podrt's own containers, on a bind, options of a file"
+    " system and, in a user namespace, shared, which a bundle gets a warning for",
+    "linux.namespaces": "no mount namespace: for podrt's own containers, an exec, and beside a user"
+    " namespace; of a bundle the mounts are the caller's, too, which it gets a warning for",
     "linux.personality.flags": "every flag: the specification has none either",
     "linux.seccomp": "programs longer than the kernel takes; machines without a table",
     "linux.seccomp.defaultAction": "SCMP_ACT_NOTIFY: the launcher's own calls would wait",

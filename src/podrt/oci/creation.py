@@ -14,6 +14,7 @@ import msgspec
 
 from podrt.errors import EngineFailed, InvalidConfig, InvalidState
 from podrt.linux import files
+from podrt.linux.mounts import mount_of
 from podrt.linux.process import Process
 from podrt.model import runtimespec as oci
 
@@ -62,6 +63,7 @@ def create_from(runtime: Runtime, making: Making, bundle: bundles.Bundle, sink: 
         oci_version=bundle.spec.oci_version,
         owner=_user_name(),
         cgroup=cgroups.path_of(linux, making.id),
+        covered_mount=0 if linux.has_namespace("mount") else mount_of(bundle.rootfs),
         annotations=bundle.spec.annotations,
     )
     place = runtime.containers.reserve(making.id)
@@ -143,6 +145,9 @@ def start(runtime: Runtime, container_id: str) -> None:
         if status != CREATED:
             raise InvalidState("start", f"container {container_id}", f"it is {status}")
         spec = place.config()
+        if spec.process is None:
+            processes.kill(container.process)
+            raise InvalidConfig("process", "is missing: there is nothing to start")
         try:
             launch.release(place.path, container_id)
         except EngineFailed as exc:

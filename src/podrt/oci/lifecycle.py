@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from podrt.errors import InvalidState, NotFound, PodrtError
+from podrt.errors import EngineFailed, InvalidState, NotFound, PodrtError
 from podrt.model import runtimespec as oci
 
 from . import hooks, processes
@@ -94,6 +94,7 @@ class Runtime:
             steps: tuple[Callable[[], None], ...] = (
                 group.kill,
                 lambda: processes.kill(container.process),
+                lambda: _uncover(container),
                 group.remove,
             )
             for step in steps:
@@ -141,6 +142,22 @@ class Runtime:
                 raise InvalidState(verb, f"container {container_id}", f"it is {status}")
             with _cgroup(container) as group:
                 yield group
+
+
+def _uncover(container: Container) -> None:
+    """Take away the mounts of a container that has no mount namespace. Raises: EngineFailed."""
+    if not container.covered_mount:
+        return
+    from podrt._fast import calls
+    from podrt.linux.mounts import mount_of
+
+    try:
+        if mount_of(container.rootfs) != container.covered_mount:
+            calls.umount_lazily(container.rootfs)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise EngineFailed("unmount", exc.errno or 0, container.rootfs) from exc
 
 
 @contextmanager

@@ -22,6 +22,10 @@ __all__ = ["Wanted", "container_plan", "exec_plan", "stops_for_hooks", "warnings
 RUNTIME_HOOKS = 1
 """HOOKS flag: the launcher stops for the hooks of the host."""
 
+# Stands for a process that is not given: only `start` needs one, and refuses. Source: runtime-spec
+# config.md, "process".
+_NOBODY = oci.Process(args=("",), cwd="/")
+
 _STOP = Op(OpCode.HOOKS, ("", (), (), 0, ()), RUNTIME_HOOKS)
 
 
@@ -40,7 +44,7 @@ def container_plan(bundle: Bundle, wanted: Wanted) -> bytes:
     spec = bundle.spec
     seccomp = spec.linux.seccomp if spec.linux is not None else None
     plan = compile_bundle(
-        spec,
+        spec if spec.process is not None else msgspec.structs.replace(spec, process=_NOBODY),
         who=Identity(id=wanted.id, bundle=bundle.path, annotations=spec.annotations),
         cgroups=cgroup_view(read_mounts(), wanted.cgroup),
         filter_path=_filter(seccomp, wanted.filters),

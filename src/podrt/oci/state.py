@@ -35,7 +35,9 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What is known of a container.
 
     `pid` is 0 before its process is there. `is_created` says that create has succeeded,
-    `is_started` that the program runs or ran. `cgroup` is its path ("" is none).
+    `is_started` that the program runs or ran. `cgroup` is its path ("" is none). `covered_mount`
+    is the mount on which `rootfs` lay, where the container's own hang over it in the caller's
+    mount namespace.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     pid: int = 0
     start_ticks: int = 0
     cgroup: str = ""
+    covered_mount: int = 0
     is_created: bool = False
     is_started: bool = False
     annotations: Mapping[str, str] = {}

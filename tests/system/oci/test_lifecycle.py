@@ -107,7 +107,6 @@ def test_create_with_a_used_id_fails_and_leaves_the_first(oci: OciRuntime, bundl
         ({"root": {"path": "missing"}}, "root.path"),
         ({"root": {"path": "/"}}, "root.path"),
         ({"linux": None}, "linux"),
-        ({"process": None}, "process"),
         ({"process": {"args": [], "cwd": "/"}}, "process.args"),
         ({"process": {"args": ["true"], "cwd": "relative"}}, "process.cwd"),
         ({"hooks": {"poststop": [{"path": "relative"}]}}, "hooks.poststop[0].path"),

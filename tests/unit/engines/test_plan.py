@@ -341,7 +341,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             ("proc", ("tmpcopyup",)),
             ("bind", ("tmpcopyup",)),
             ("bind", ("what",)),
-            ("bind", ("rshared",)),
             ("bind", ("sync",)),
             ("bind", ("remount", "what")),
             ("tmpfs", ("remount", "size=4k")),

@@ -280,11 +280,15 @@ def test_warnings_name_options_of_a_file_system_on_a_bind() -> None:
 
 
 @pytest.mark.parametrize(("root", "count"), [("", 0), ("slave", 0), ("shared", 1), ("rshared", 1)])
-def test_warnings_name_shared_binds_that_give_nothing_back(root: str, count: int) -> None:
+def test_warnings_name_shared_binds_of_a_user_namespace(root: str, count: int) -> None:
     mounts = (
         oci.Mount(destination="/a", type="tmpfs", source="t", options=("shared",)),
         oci.Mount(destination="/b", source="/usr", options=("rbind", "rshared")),
     )
-    said = warnings(changed(mounts=mounts, linux__rootfs_propagation=root))
+    spec = changed(mounts=mounts, linux__rootfs_propagation=root)
+    assert warnings(spec) == []
+    assert spec.linux is not None
+    named = (*spec.linux.namespaces, oci.Namespace(type="user"))
+    said = warnings(changed(mounts=mounts, linux__rootfs_propagation=root, linux__namespaces=named))
     reason = "what the container mounts there does not reach the host"
     assert said == [f"mounts[1].options: {reason}"] * count

@@ -55,7 +55,7 @@ def test_compile_joins_the_user_namespace_last() -> None:
 @pytest.mark.parametrize(
     ("wanted", "field"),
     [
-        (namespaces("pid"), "linux.namespaces"),
+        (namespaces("user"), "linux.namespaces"),
         (namespaces("mount", "mount"), "linux.namespaces"),
         (namespaces("mount", "pid", pid="/p"), "linux.namespaces"),
         (namespaces("mount", pid="p"), "linux.namespaces[1].path"),
