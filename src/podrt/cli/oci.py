@@ -8,13 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 import podrt
-from podrt.errors import EngineFailed, InvalidConfig, NotFound, PodrtError, Unsupported
+from podrt.errors import (
+    AlreadyExists,
+    EngineFailed,
+    InvalidConfig,
+    NotFound,
+    PodrtError,
+    Unsupported,
+)
 
 from .errors import UsageError
 from .oci_flags import COMMANDS, Options, help_of, overview, parse_command
@@ -73,6 +80,10 @@ def _worded(error: PodrtError) -> str:
     """The error in the words that container managers look for in a runtime's answer."""
     if isinstance(error, NotFound) and error.kind == "container":
         return f"container {error.name} does not exist"
+    if isinstance(error, AlreadyExists) and error.kind == "container":
+        return f"container with given ID already exists: {error.name}"
+    if isinstance(error, EngineFailed) and error.stage == "run hook" and error.path:
+        return f"error running hook: {error.path}"
     if isinstance(error, EngineFailed) and error.stage == "exec":
         # Who called adds words of its own to this.
         return f"exec {error.path}: {os.strerror(error.errno).lower()}"
@@ -130,6 +141,7 @@ def _making(options: Options) -> Any:
     return Making(
         id=options.words[0],
         bundle=options.text("bundle"),
+        config=options.text("config"),
         pid_file=options.text("pid-file"),
         console_socket=options.text("console-socket"),
         preserve_fds=_preserved(options),
@@ -213,7 +225,8 @@ def _kill(runtime: Any, options: Options) -> None:
     from podrt.linux import signals
 
     word = options.words[1] if len(options.words) > 1 else "TERM"
-    number = signals.number(word, "signal")
+    # Signal 0 only asks whether somebody is there. Source: kill(2).
+    number = 0 if word == "0" else signals.number(word, "signal")
     runtime.kill(options.words[0], number, everyone=options.is_on("all"))
 
 
@@ -238,6 +251,22 @@ def _update(runtime: Any, options: Options) -> None:
         if (value := options.text(flag.name))
     }
     runtime.update(options.words[0], read_limits(options.text("resources"), flags))
+
+
+def _events(runtime: Any, options: Options) -> None:
+    from podrt.oci import events
+
+    every_s = events.interval_s(options.text("interval"))
+    if options.is_on("stats"):
+        found: Iterable[Any] = [events.stats_once(runtime, options.words[0])]
+    else:
+        found = events.follow(runtime, options.words[0], every_s)
+    for document in found:
+        print(msgspec.json.encode(document).decode(), flush=True)
+
+
+def _no_checkpoint(options: Options) -> int:
+    raise Unsupported("checkpoint and restore", "no state of a process is saved")
 
 
 def _format(options: Options) -> str:
@@ -293,7 +322,12 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
         print("   ".join(cells).rstrip())
 
 
-_PLAIN: dict[str, Callable[[Options], int]] = {"features": _features, "spec": _spec}
+_PLAIN: dict[str, Callable[[Options], int]] = {
+    "features": _features,
+    "spec": _spec,
+    "checkpoint": _no_checkpoint,
+    "restore": _no_checkpoint,
+}
 _VERBS: dict[str, Callable[[Any, Options], int | None]] = {
     "create": _create,
     "start": _start,
@@ -305,6 +339,7 @@ _VERBS: dict[str, Callable[[Any, Options], int | None]] = {
     "pause": _pause,
     "resume": _resume,
     "update": _update,
+    "events": _events,
     "list": _list,
     "ps": _ps,
 }

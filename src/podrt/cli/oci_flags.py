@@ -87,6 +87,9 @@ _PRESERVE = Flag(("--preserve-fds",), "how many descriptors from 3 on stay open"
 _BUNDLE = Flag(("--bundle", "-b"), "the bundle's directory", default=".")
 _MAKING = (
     _BUNDLE,
+    Flag(
+        ("--config", "-f"), "the bundle's document, if it has another name", "text", "config.json"
+    ),
     _CONSOLE,
     _PID_FILE,
     _PRESERVE,
@@ -126,6 +129,13 @@ _UPDATE = (
     Flag(("--cpuset-mems",), "list of memory nodes"),
     Flag(("--pids-limit",), "processes, -1 for no limit"),
     Flag(("--blkio-weight",), "10 to 1000"),
+    Flag(("--cpu-idle",), "1: only what nobody else wants"),
+    Flag(("--cpu-rt-period",), "refused: realtime is not supported"),
+    Flag(("--cpu-rt-runtime",), "refused: realtime is not supported"),
+    Flag(("--kernel-memory",), "refused: kernels no longer have it"),
+    Flag(("--kernel-memory-tcp",), "refused: kernels no longer have it"),
+    Flag(("--l3-cache-schema",), "refused: Intel's RDT is not supported"),
+    Flag(("--mem-bw-schema",), "refused: Intel's RDT is not supported"),
 )
 
 COMMANDS: dict[str, Command] = {
@@ -161,6 +171,15 @@ COMMANDS: dict[str, Command] = {
     ),
     "ps": Command("List a container's processes", "ID [PS OPTION...]", (_FORMAT,), 1, -1, True),
     "update": Command("Change a container's limits", flags=_UPDATE),
+    "events": Command(
+        "Print what a container uses, and when the kernel kills for memory",
+        flags=(
+            Flag(("--interval",), "how often", default="5s"),
+            _switch("--stats", help="once"),
+        ),
+    ),
+    "checkpoint": Command("Refused: no state of a process is saved"),
+    "restore": Command("Refused: no state of a process is saved"),
     "spec": Command(
         "Write a config.json to begin with",
         "",

@@ -182,13 +182,16 @@ def compile_exec(
     seccomp: oci.Seccomp | None = None,
     filter_path: str = "",
     preserve_fds: int = 0,
+    who: Identity | None = None,
+    first_pid: int = 0,
     modules: Modules | None = None,
 ) -> bytes:
     """The plan file of another process in a container: `podrt oci exec`.
 
     `namespaces` maps types as the specification names them ("mount", "network") to the files of
     the container's own: all it does not share with the caller. `seccomp` and `filter_path` are
-    the container's. Raises as `compile_bundle` does.
+    the container's, and so are `who` and `first_pid`, which a seccomp agent is told. Raises as
+    `compile_bundle` does.
     """
     spec = oci.Spec(
         process=process,
@@ -201,8 +204,7 @@ def compile_exec(
     found = plan_namespaces.find_namespaces(spec.linux.namespaces if spec.linux else (), Held())
     if found.fresh:
         raise InvalidConfig("namespaces", "a process in a container makes none")
-    if seccomp is not None and seccomp.notifies:
-        raise unsupported("linux.seccomp.syscalls[].action", "SCMP_ACT_NOTIFY in an exec")
+    notified = plan_hooks.notify_state(seccomp, who, first_pid)
     ops = [
         Op(OpCode.STDIO, (0 if process.terminal else KEEP_STDIO, preserve_fds)),
         *plan_process.affinity(process.exec_cpu_affinity, initial=True),
@@ -210,7 +212,7 @@ def compile_exec(
         *plan_process.terminal(process),
         *plan_process.affinity(process.exec_cpu_affinity, initial=False),
         *plan_process.limits(process, None),
-        *plan_process.credentials(process, seccomp, filter_path, is_alone=True),
+        *plan_process.credentials(process, seccomp, filter_path, notified, is_alone=True),
         plan_process.program(process),
     ]
     return encode_plan(ops, clone_flags=0, flags=HAS_TERMINAL if process.terminal else 0)
@@ -279,6 +281,7 @@ def _container(task: _Task) -> list[Op]:
         *plan_process.terminal(process),
         *plan_namespaces.names(spec, found),
         *plan_namespaces.sysctls(linux.sysctl, found),
+        *plan_mounts.late_read_only(spec.mounts),
         *plan_mounts.hidden(linux.masked_paths, linux.readonly_paths),
         *_early_directory(process.cwd if is_read_only else "/"),
         *plan_hooks.hook_ops(CREATE_CONTAINER, spec.hooks, task.who),

@@ -68,8 +68,11 @@ def hook_ops(stage: int, hooks: oci.Hooks | None, who: Identity | None) -> Itera
         yield Op(OpCode.HOOKS, (hook.path, words, hook.env, hook.timeout or 0, texts))
 
 
-def notify_state(seccomp: oci.Seccomp | None, who: Identity | None) -> tuple[str, ...]:
-    """What a seccomp agent gets beside the listener.
+def notify_state(
+    seccomp: oci.Seccomp | None, who: Identity | None, first_pid: int = 0
+) -> tuple[str, ...]:
+    """What a seccomp agent gets beside the listener; `first_pid` is the container's, for another
+    process in it.
 
     Source: runtime-spec config-linux.md, "The Container Process State".
     """
@@ -82,6 +85,8 @@ def notify_state(seccomp: oci.Seccomp | None, who: Identity | None) -> tuple[str
         "metadata": seccomp.listener_metadata,
         "state": _state(who, "creating"),
     }
+    if first_pid:
+        document["state"] = {**_state(who, "running"), "pid": first_pid}
     return _around_pid(document)
 
 

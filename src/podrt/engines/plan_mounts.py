@@ -108,6 +108,19 @@ def _bind_or_held(mount: oci.Mount, field: str, around: Around, shm: str) -> Ite
 
 
 @functools.lru_cache(maxsize=64)
+def late_read_only(mounts: tuple[oci.Mount, ...]) -> tuple[Op, ...]:
+    """Each read-only tmpfs, once it has the places of other mounts and of devices in it."""
+    last = {inside(mount.destination, ""): mount for mount in mounts if mount.destination}
+    found = []
+    for path, mount in last.items():
+        if mount.type == "tmpfs":
+            options = parse_options(mount.options, "mounts[]")
+            if (options.attr_set | options.all_set) & RDONLY:
+                found.append(Op(OpCode.READONLY, (path,), IN_PLACE))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=64)
 def hidden(masked: tuple[str, ...], read_only: tuple[str, ...]) -> tuple[Op, ...]:
     """Masks, then what may only be read. Raises: InvalidConfig."""
     for name, paths in (("maskedPaths", masked), ("readonlyPaths", read_only)):
@@ -155,6 +168,8 @@ def _mount(mount: oci.Mount, options: Options, field: str, around: Around) -> It
             data = (*data, f"context={around.label}")
         # Nothing lies below it yet: attributes for all are its own.
         attributes = options.attr_set | options.all_set
+        if mount.type == "tmpfs":
+            attributes &= ~RDONLY  # not before all below it is made: see `late_read_only`
         fields = (mount.type, mount.source, destination, attributes, data)
         yield Op(OpCode.MOUNT, fields, _copying(options))
         propagation = _propagation(options)

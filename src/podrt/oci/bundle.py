@@ -31,10 +31,11 @@ class _Version(msgspec.Struct, rename="camel"):
     oci_version: str | None = None
 
 
-def read(path: str) -> Bundle:
-    """Read the bundle in the directory `path`. Raises: NotFound, InvalidConfig, Unsupported."""
+def read(path: str, config: str = CONFIG) -> Bundle:
+    """Read the bundle in the directory `path`, described by the file `config`, which may lie
+    elsewhere. Raises: NotFound, InvalidConfig, Unsupported."""
     path = os.path.abspath(path)
-    data = read_document(f"{path}/{CONFIG}")
+    data = read_document(os.path.join(path, config))
     spec = oci.decode(data)
     _check_version(data)
     if spec.root is None or not spec.root.path:

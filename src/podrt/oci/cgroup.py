@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from podrt.cgroups import paths
+from podrt.cgroups.base import Stats
 from podrt.cgroups.cgroupfs import Cgroupfs
-from podrt.errors import EngineFailed, InUse, PodrtError
+from podrt.errors import EngineFailed, InUse, InvalidState, PodrtError
 from podrt.model import runtimespec as oci
 
 from . import limits
@@ -48,6 +49,10 @@ class Cgroup:
         if self._manager.procs(self.path):
             raise InUse(f"the cgroup {self.path}", ["processes that live in it"])
         was_there = self._manager.exists(self.path)
+        if was_there and self._manager.is_frozen(self.path):
+            raise InvalidState(
+                "use", f"cgroup {self.path}", "container's cgroup unexpectedly frozen"
+            )
         try:
             with _worded():
                 known = limits.known_limits(wanted)
@@ -73,6 +78,14 @@ class Cgroup:
     def procs(self) -> tuple[int, ...]:
         """The processes in it and below."""
         return self._manager.procs(self.path)
+
+    def stats(self) -> Stats:
+        """What it uses. Raises: EngineFailed when it is gone."""
+        return self._manager.stats(self.path)
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed in it for memory."""
+        return self._manager.oom_kills(self.path)
 
     def freeze(self) -> None:
         """Stop all of them. Raises: EngineFailed."""

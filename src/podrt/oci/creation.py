@@ -21,10 +21,13 @@ from podrt.model import runtimespec as oci
 from . import bundle as bundles
 from . import cgroup as cgroups
 from . import console, hooks, launch, plans, processes, programs
-from .lifecycle import CREATED, CREATING, RUNNING, Runtime, encoded, known, status_of
+from .lifecycle import CREATED, CREATING, RUNNING, STOPPED, Runtime, encoded, known, status_of
 from .state import Container, Place
 
 Sink = Callable[[int], None]
+
+# As runc words it: managers look for this.
+_NOT_STARTED = {RUNNING: "an already running container", STOPPED: "a container that has stopped"}
 
 
 class Making(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,7 @@ class Making(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     bundle: str = "."
+    config: str = bundles.CONFIG
     pid_file: str = ""
     console_socket: str = ""
     preserve_fds: int = 0
@@ -43,7 +47,7 @@ def create(runtime: Runtime, making: Making) -> Container:
 
     What was made goes when it fails, and poststop hooks run. Raises: PodrtError.
     """
-    bundle = bundles.read(making.bundle)
+    bundle = bundles.read(making.bundle, making.config)
     terminal = bool(bundle.spec.process and bundle.spec.process.terminal)
     console.check(terminal, making.console_socket)
     with console.sent_to(making.console_socket) as sink:
@@ -143,7 +147,9 @@ def start(runtime: Runtime, container_id: str) -> None:
         container = known(place, container_id)
         status = status_of(container)
         if status != CREATED:
-            raise InvalidState("start", f"container {container_id}", f"it is {status}")
+            raise InvalidState(
+                "start", _NOT_STARTED.get(status, f"a {status} container"), container_id
+            )
         spec = place.config()
         if spec.process is None:
             processes.kill(container.process)

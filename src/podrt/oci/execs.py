@@ -18,7 +18,7 @@ from . import cgroup as cgroups
 from . import console, launch, plans, processes
 from .creation import write_pid_file
 from .foreground import waiting
-from .lifecycle import CREATED, PAUSED, RUNNING, Runtime, status_of
+from .lifecycle import CREATED, PAUSED, RUNNING, Runtime, known, status_of
 from .state import Container
 
 # The namespaces in the order they are entered: from a user namespace none of the host's others
@@ -55,11 +55,11 @@ def execute(runtime: Runtime, wanted: Wanted) -> int:
     Raises: NotFound, InvalidState, InvalidConfig, Unsupported, EngineFailed.
     """
     with runtime.containers.locked(wanted.id) as place:
-        container = place.load()
-        status = "there is none" if container is None else status_of(container)
+        container = known(place, wanted.id)
+        status = status_of(container)
         allowed = (CREATED, RUNNING, PAUSED) if wanted.ignore_paused else (CREATED, RUNNING)
-        if container is None or status not in allowed:
-            raise InvalidState("exec in", f"container {wanted.id}", f"it is {status}")
+        if status not in allowed:
+            raise InvalidState("exec in", f"a {status} container", wanted.id)
         spec = place.config()
     process = _process(wanted, spec)
     proxied = process.terminal and not wanted.console_socket and not wanted.detach
@@ -71,9 +71,13 @@ def execute(runtime: Runtime, wanted: Wanted) -> int:
         if wait is not None and proxied:
             sink = wait.take_master
         joins = stack.enter_context(_namespaces(container))
-        plan = plans.exec_plan(
-            process, spec, joins, runtime.containers.filters, wanted.preserve_fds
+        how = plans.Wanted(
+            id=wanted.id,
+            cgroup=container.cgroup,
+            filters=runtime.containers.filters,
+            preserve_fds=wanted.preserve_fds,
         )
+        plan = plans.exec_plan(process, spec, joins, container, how)
         dirs = _join_dirs(container, wanted.cgroup)
         with launch.launched(plan, dirs, keep_fds=wanted.preserve_fds) as child:
             started = child.wait_started()
@@ -88,7 +92,9 @@ def execute(runtime: Runtime, wanted: Wanted) -> int:
 def _join_dirs(container: Container, below: str) -> tuple[str, ...]:
     path = container.cgroup
     if below:
-        path = paths.check(f"{path}/{below}", "--cgroup")
+        if ".." in below.split("/"):
+            raise InvalidConfig("--cgroup", f"{below} is not a sub cgroup path")
+        path = paths.check(f"{path}/{below.strip('/')}".rstrip("/"), "--cgroup")
     with cgroups.opened(path) as group:
         return group.join_dirs()
 

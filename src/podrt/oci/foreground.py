@@ -44,7 +44,7 @@ def run(runtime: Runtime, making: Making, *, detach: bool, keep: bool) -> int:
         create(runtime, making)
         _start(runtime, making)
         return 0
-    bundle = bundles.read(making.bundle)
+    bundle = bundles.read(making.bundle, making.config)
     is_terminal = bool(bundle.spec.process and bundle.spec.process.terminal)
     with waiting(proxied=is_terminal and not making.console_socket) as wait:
         if making.console_socket:

@@ -45,12 +45,16 @@ class Runtime:
         self._poststop(container, spec)
 
     def kill(self, container_id: str, number: int, *, everyone: bool = False) -> None:
-        """Send a signal. Raises: InvalidState unless it is created, running or paused."""
+        """Send a signal. Raises: InvalidState unless it is created, running or paused.
+
+        `everyone` in it: that nobody is there is no error, as callers who clean up expect.
+        """
         container = self.containers.load(container_id)
         is_there = status_of(container) in (CREATED, RUNNING, PAUSED)
         if everyone:
             with _cgroup(container) as group:
-                is_there = _signal_all(group, number) or is_there
+                _signal_all(group, number)
+            is_there = True
         elif is_there:
             is_there = processes.send(container.process, number)
         if not is_there:
@@ -79,7 +83,8 @@ class Runtime:
             return
         status = status_of(container)
         if status not in (STOPPED, CREATING) and not force:
-            raise InvalidState("delete", f"container {container_id}", f"it is {status}")
+            what = f"container {container_id} that is not stopped"
+            raise InvalidState("delete", what, f"it is {status}")
         spec = place.config()
         errors = list(self._destroy(place, container))
         self._poststop(container, spec)
@@ -168,8 +173,8 @@ def _cgroup(container: Container) -> Iterator[Cgroup]:
         yield group
 
 
-def _signal_all(group: Cgroup, number: int) -> bool:
-    """Send a signal to all of a cgroup; whether anybody was there.
+def _signal_all(group: Cgroup, number: int) -> None:
+    """Send a signal to all of a cgroup.
 
     A number may be another process's by now: held by descriptor, then looked up once more.
     """
@@ -184,7 +189,6 @@ def _signal_all(group: Cgroup, number: int) -> bool:
     finally:
         for fd in held.values():
             os.close(fd)
-    return bool(held)
 
 
 def status_of(container: Container) -> str:

@@ -16,6 +16,7 @@ from podrt.linux.mounts import read_mounts
 from podrt.model import runtimespec as oci
 
 from .bundle import Bundle
+from .state import Container
 
 __all__ = ["Wanted", "container_plan", "exec_plan", "stops_for_hooks", "warnings"]
 
@@ -81,18 +82,20 @@ def exec_plan(
     process: oci.Process,
     spec: oci.Spec,
     namespaces: Sequence[tuple[str, str]],
-    filters: Callable[[], str],
-    preserve_fds: int,
+    container: Container,
+    wanted: Wanted,
 ) -> bytes:
-    """The plan of one more process in a container of `spec`. Raises as `container_plan`."""
+    """The plan of one more process in `container` of `spec`. Raises as `container_plan`."""
     seccomp = spec.linux.seccomp if spec.linux is not None else None
     paths: Mapping[str, str] = {_KINDS.get(kind, kind): path for kind, path in namespaces}
     return compile_exec(
         process,
         namespaces=paths,
         seccomp=seccomp,
-        filter_path=_filter(seccomp, filters),
-        preserve_fds=preserve_fds,
+        filter_path=_filter(seccomp, wanted.filters),
+        preserve_fds=wanted.preserve_fds,
+        who=Identity(id=container.id, bundle=container.bundle, annotations=container.annotations),
+        first_pid=container.pid,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+from collections.abc import Iterator
 
 from podrt.errors import InvalidState
 from podrt.linux.process import Process
@@ -23,6 +25,15 @@ def open_process(process: Process) -> int:
         return fd
     os.close(fd)
     return -1
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """A descriptor that is closed behind."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def send(process: Process, number: int) -> bool:

@@ -68,13 +68,13 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     oci_version: str
     id: str
-    status: str
     pid: int
+    status: str
     bundle: str
     rootfs: str
     created: str
+    annotations: Mapping[str, str]
     owner: str
-    annotations: Mapping[str, str] = {}
 
 
 def document(container: Container, status: str) -> Document:

@@ -11,7 +11,7 @@ from podrt.model import runtimespec as oci
 from podrt.model.container import Security
 from podrt.spec import security
 
-_NAMESPACES = ("pid", "network", "ipc", "uts", "mount", "cgroup")
+_NAMESPACES = ("pid", "network", "ipc", "uts", "mount")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -23,13 +23,19 @@ def template(*, rootless: bool) -> oci.Spec:
         hostname="podrt",
         mounts=_mounts(),
         linux=oci.Linux(
-            namespaces=tuple(oci.Namespace(type=name) for name in _NAMESPACES),
+            namespaces=tuple(oci.Namespace(type=name) for name in _namespaces()),
             resources=oci.Resources(devices=(oci.DeviceRule(allow=False, access="rwm"),)),
             masked_paths=security.MASKED_PATHS,
             readonly_paths=security.READONLY_PATHS,
         ),
     )
     return _without_root(spec) if rootless else spec
+
+
+def _namespaces() -> tuple[str, ...]:
+    """On v1 with what the host has above the container in sight, as runc(8) writes it."""
+    has_v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    return (*_NAMESPACES, "cgroup") if has_v2 else _NAMESPACES
 
 
 def _process() -> oci.Process:
