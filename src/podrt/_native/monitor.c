@@ -81,8 +81,6 @@ static int become_monitor(struct monitor *m, char *const *words)
 		TRY(write_text(open_path(O_WRONLY, "%s/cgroup.procs", *words), "0"));
 	m->settle = words[0] && words[1] ? words + 1 : NULL;
 	TRY(k_close_range(FD_FIRST_FREE, 0));
-	m->home = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	TRY(checked(m->home));
 	for (int fd = FD_LOCK; fd < FD_FIRST_FREE; fd++)
 		TRY(checked(fcntl(fd, F_SETFD, FD_CLOEXEC)));
 	TRY(checked(prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)));

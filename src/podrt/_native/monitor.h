@@ -192,7 +192,6 @@ struct monitor {
 	int home; /* the mount namespace we come from */
 	struct grave *graves;
 	char *shm_path;
-	int home; /* the mount namespace we came from */
 	struct rlimit files;
 	struct scratch scratch;
 	char message[sizeof(struct wire_head) + WIRE_MAX_BODY + 1];

@@ -56,19 +56,22 @@ def test_verbs_in_the_wrong_state_fail_and_change_nothing(oci: OciRuntime, bundl
     assert "it is created" in oci.fails("resume", "one")
     assert oci.state("one")["status"] == "created"
     oci("start", "one")
-    assert "it is running" in oci.fails("start", "one")
-    assert "it is running" in oci.fails("delete", "one")
+    assert oci.fails("start", "one") == "cannot start an already running container: one"
+    said = "cannot delete container one that is not stopped: it is running"
+    assert oci.fails("delete", "one") == said
     oci("pause", "one")
     assert oci.state("one")["status"] == "paused"
     assert "it is paused" in oci.fails("pause", "one")
-    assert "it is paused" in oci.fails("exec", "one", "true", code=255)
+    said = "cannot exec in a paused container: one"
+    assert oci.fails("exec", "one", "true", code=255) == said
     oci("resume", "one")
     assert oci.state("one")["status"] == "running"
     oci("kill", "one", "9")
     oci.wait_status("one", "stopped")
-    assert "it is stopped" in oci.fails("start", "one")
+    assert oci.fails("start", "one") == "cannot start a container that has stopped: one"
     assert "not running" in oci.fails("kill", "one", "TERM")
-    assert "it is stopped" in oci.fails("exec", "one", "true", code=255)
+    said = "cannot exec in a stopped container: one"
+    assert oci.fails("exec", "one", "true", code=255) == said
     assert oci.state("one")["pid"] == 0
 
 
@@ -95,7 +98,7 @@ def test_create_with_an_invalid_id_makes_nothing(
 def test_create_with_a_used_id_fails_and_leaves_the_first(oci: OciRuntime, bundle: Bundle) -> None:
     oci.detached("create", "-b", bundle.args("sleep", "100").written(), "one")
     pid = oci.state("one")["pid"]
-    assert "already in use" in oci.fails("create", "-b", bundle.written(), "one")
+    assert "already exists" in oci.fails("create", "-b", bundle.written(), "one")
     assert oci.state("one") == {**oci.state("one"), "pid": pid, "status": "created"}
 
 

@@ -215,7 +215,11 @@ def test_compile_mount_attributes_and_data_are_told_apart() -> None:
         source="tmpfs",
         options=("ro", "nosuid", "noexec", "nodev", "strictatime", "size=4k", "rprivate"),
     )
-    assert mounts_of(mount) == [Op(OpCode.MOUNT, ("tmpfs", "tmpfs", "/x", 0x2F, ("size=4k",)))]
+    # A tmpfs is read-only only once all below it is made.
+    assert mounts_of(mount) == [
+        Op(OpCode.MOUNT, ("tmpfs", "tmpfs", "/x", 0x2E, ("size=4k",))),
+        Op(OpCode.READONLY, ("/x",), 1),
+    ]
 
 
 @pytest.mark.parametrize(
