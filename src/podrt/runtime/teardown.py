@@ -239,6 +239,7 @@ class _PodRemoval:
             if not path:
                 continue
             try:
+                _end_settling(ctx, path)
                 ctx.cgroups.remove(path)
             except OSError as exc:
                 self._left.append(path)
@@ -415,6 +416,12 @@ async def _finish_container(
             raise failed
 
 
+def _end_settling(ctx: Context, path: str) -> None:
+    """In a dead monitor's cgroup there is at most a `system settle` that has not come far yet."""
+    with contextlib.suppress(EngineFailed):
+        ctx.cgroups.kill(path)
+
+
 async def _remove_own_group(ctx: Context, record: ContainerRecord) -> EngineFailed | None:
     """Remove what a container outside a pod has as its own group; the cgroup that stayed."""
     await wait_monitor_ended(ctx, record.id)
@@ -423,6 +430,7 @@ async def _remove_own_group(ctx: Context, record: ContainerRecord) -> EngineFail
     error = None
     try:
         if path:
+            _end_settling(ctx, path)
             ctx.cgroups.remove(path)
     except OSError as exc:
         error = EngineFailed("remove cgroup", exc.errno or 0, path)
