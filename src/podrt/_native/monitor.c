@@ -100,7 +100,7 @@ static int become_monitor(struct monitor *m, char *const *words)
 static int open_parts(struct monitor *m)
 {
 	sigset_t child;
-	int signals, listener = FD_LISTEN;
+	int signals, served = FD_LISTEN;
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
@@ -117,7 +117,7 @@ static int open_parts(struct monitor *m)
 	TRY(start_ticks(getpid(), &m->ticks));
 	TRY(checked(fcntl(FD_LISTEN, F_SETFL, O_NONBLOCK)));
 	TRY(journal_open(&m->journal, FD_JOURNAL));
-	TRY(watch(m, &m->listen, &listener));
+	TRY(watch(m, &m->listen, &served));
 	return watch(m, &m->signals, &signals);
 }
 
