@@ -76,10 +76,15 @@ class Context:
         `once_written` is called in between, when no crash of podrt can undo it any more.
         """
         self.store.retry_full()
+        await wait_durable(self.store, self._written(build, once_written))
+
+    @trio.lowlevel.enable_ki_protection
+    def _written(self, build: Build, once_written: Callable[[], None] | None) -> int:
+        """Write a transaction and do what belongs to it; Ctrl-C does not come in between."""
         seq = self.store.transact(self._told(build))
         if once_written is not None:
             once_written()
-        await wait_durable(self.store, seq)
+        return seq
 
     def record(self, build: Build) -> None:
         """Commit a transaction that a crash of podrt survives and a power cut may void."""
