@@ -109,7 +109,7 @@ class PlayedStarter(Starter):
         super().__init__(world.context(), SimpleNamespace(), None, names)  # type: ignore[arg-type]
         self._world = world
 
-    async def _start_process(self, record: ContainerRecord, *, is_held: bool) -> None:
+    async def _start_process(self, record: ContainerRecord) -> bool:
         world = self._world
         node = world.numbers[record.id]
         assert node not in world.started, f"{node} is started twice"
@@ -125,6 +125,7 @@ class PlayedStarter(Starter):
             raise EngineFailed("exec", 2, f"/bin/c{node}")
         is_dead = node in world.pod.dying
         world.states[record.id] = ContainerState.STOPPED if is_dead else ContainerState.RUNNING
+        return True
 
 
 @contextlib.contextmanager
