@@ -1,8 +1,11 @@
-"""New limits of pods and containers, as their cgroups hold them: now, and at a later start."""
+"""New limits of pods and containers, as their cgroups hold them, and restart policies on real
+processes: now, and at a later start."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,16 @@ from typing import Any
 import pytest
 import trio
 
-from doubles.commands import BUSYBOX, Podrt
-from doubles.places import Place, open_place
+from doubles.commands import BUSYBOX, Podrt, monitors_of
+from doubles.places import SLEEP, Place, is_gone, open_place, until
 from podrt.errors import InvalidConfig
+from podrt.model.container import ContainerConfig, InitKind
 from podrt.model.resources import DeviceRate, Resources
+from podrt.model.states import ContainerState
+from podrt.runtime.container import Container
 
 MIB = 1 << 20
+FAILING = ("/bin/sh", "-c", "exit 3")
 READ_BPS_FILES = ("blkio.throttle.read_bps_device", "io.max")
 
 
@@ -120,6 +127,157 @@ async def test_update_bounds_what_is_read_from_one_device(place: Place) -> None:
     assert any(f"{numbers[0]}:{numbers[1]}" in text and str(MIB) in text for text in texts), texts
 
 
+# --- restart policies ---------------------------------------------------------------------------
+
+
+async def command(tmp_path: Path, *words: str) -> None:
+    """Run podrt, as another process than the one that made the containers."""
+    await trio.to_thread.run_sync(lambda: Podrt(tmp_path)(*words))
+
+
+async def member(
+    place: Place,
+    pod: str,
+    name: str,
+    *words: str,
+    restart: str = "",
+    auto_remove: bool = False,
+) -> Container:
+    """A container in a pod, or alone, with a restart policy of its own."""
+    return await place.runtime.create_container(
+        ContainerConfig(
+            name=name,
+            image="base",
+            pod=pod,
+            command=words or SLEEP,
+            restart_policy=restart,
+            auto_remove=auto_remove,
+            stop_timeout_s=0,
+            cgroup_parent="" if pod else place.cgroup_parent,
+        )
+    )
+
+
+async def killed_and_back(place: Place, name: str) -> None:
+    """Kill a container's process from outside; its monitor puts another in its cgroup."""
+    pid, path = place.pid(name), place.runtime.container(name).record().cgroup_path
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: is_gone(pid) and place.pid(name) != pid and not is_gone(place.pid(name)))
+    await until(lambda: place.states()[name] == "running")
+    assert in_cgroup(place, path) == [place.pid(name)]
+
+
+async def killed_for_good(place: Place, name: str) -> None:
+    """Kill a container's process from outside; nothing follows it."""
+    pid, path = place.pid(name), place.runtime.container(name).record().cgroup_path
+    run = place.facts(name).run
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: place.states()[name] == "stopped")
+    assert is_gone(pid) and in_cgroup(place, path) == []
+    assert (place.facts(name).run, place.facts(name).due_at_ns) == (run, 0)
+
+
+def in_cgroup(place: Place, path: str) -> list[int]:
+    found = {
+        int(word)
+        for one in place.ctx.cgroups.join_dirs(path)
+        for word in read(f"{one}/cgroup.procs").split()
+    }
+    return sorted(found)
+
+
+def kill_monitor(place: Place, group_id: str) -> None:
+    (pid,) = monitors_of(place.ctx.layout.group_run(group_id))
+    os.kill(pid, signal.SIGKILL)
+
+
+async def until_waiting(place: Place, name: str) -> None:
+    """Wait until it is in a back-off that lasts some time."""
+    await until(lambda: place.facts(name).restarts >= 3 and place.states()[name] == "restarting")
+
+
+async def test_update_of_a_running_container_s_policy_is_kept_by_its_monitor(
+    place: Place, tmp_path: Path
+) -> None:
+    one = await member(place, "", "a")
+    await one.start()
+    pid = place.pid("a")
+    await command(tmp_path, "update", "--restart", "always", "a")
+    assert place.pid("a") == pid
+    await killed_and_back(place, "a")
+    await command(tmp_path, "update", "--restart", "no", "a")
+    await killed_for_good(place, "a")
+    # Later starts have it as well, with a number and beside limits.
+    await command(tmp_path, "update", "--restart", "on-failure:1", "--memory", "64m", "a")
+    await one.start()
+    assert limits(place, one.record().cgroup_path).memory_bytes == 64 * MIB
+    await killed_and_back(place, "a")
+    await killed_for_good(place, "a")
+
+
+async def test_update_of_a_pod_s_policy_is_for_members_without_their_own(
+    place: Place, tmp_path: Path
+) -> None:
+    pod = await place.empty_pod()
+    await place.add(pod, "seed", "/bin/true", init=InitKind.ALWAYS)
+    await place.add(pod, "a")
+    own = await member(place, pod.id, "own", restart="no")
+    await pod.start()
+    await command(tmp_path, "pod", "update", "--restart", "always", "shop")
+    await killed_and_back(place, "a")
+    await killed_for_good(place, "own")
+    assert place.facts("seed").run == 1
+    await own.start()
+    await command(tmp_path, "update", "--restart", "", "own")
+    await killed_and_back(place, "own")
+    await command(tmp_path, "pod", "update", "--restart", "no", "shop")
+    for name in ("a", "own"):
+        await killed_for_good(place, name)
+
+
+@pytest.mark.parametrize("is_in_pod", [False, True])
+@pytest.mark.parametrize("has_monitor", [True, False])
+async def test_update_to_no_ends_a_back_off_and_who_waits_for_its_end(
+    place: Place, tmp_path: Path, is_in_pod: bool, has_monitor: bool
+) -> None:
+    pod = await place.empty_pod() if is_in_pod else None
+    one = await member(place, pod.id if pod else "", "a", *FAILING)
+    target = ("pod", "update", "shop") if pod else ("update", "a")
+    await command(tmp_path, *target, "--restart", "always")
+    await one.start()
+    await until_waiting(place, "a")
+    codes = []
+
+    async def wait() -> None:
+        codes.append(await one.wait())
+
+    async with trio.open_nursery() as nursery:
+        if has_monitor:
+            nursery.start_soon(wait)
+        else:
+            kill_monitor(place, one.record().group_id)
+        await command(tmp_path, *target, "--restart", "no")
+        await until(lambda: one.state() is ContainerState.STOPPED)
+        if not has_monitor:
+            nursery.start_soon(wait)
+    assert codes == [3]
+    assert one.facts().due_at_ns == 0
+
+
+async def test_update_tells_the_next_monitor_when_the_last_one_died(
+    place: Place, tmp_path: Path
+) -> None:
+    one = await member(place, "", "a")
+    await one.start()
+    kill_monitor(place, one.id)
+    await until(lambda: not monitors_of(place.ctx.layout.group_run(one.id)))
+    await command(tmp_path, "update", "--restart", "always", "a")
+    await killed_and_back(place, "a")
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -133,6 +291,15 @@ async def test_update_bounds_what_is_read_from_one_device(place: Place) -> None:
         (("update", "a", "--device-read-bps", "/dev/null:1m"), "/dev/null is no block device"),
         (("update", "a", "--device-read-bps", "/dev/none:1m"), "/dev/none: No such file"),
         (("update", "a", "--device-write-iops", "vda"), "bad format"),
+        (("update", "a", "--restart", "sometimes"), "'sometimes' is not a valid restart policy"),
+        (("update", "a", "--restart", "on-failure:x"), "restart policy retry count: 'x'"),
+        (("update", "a", "--restart", "on-failure:-1"), "restart policy retry count: '-1'"),
+        (("update", "a", "--restart", "always:3"), "can only be specified with on-failure"),
+        (("update", "once", "--restart", "always"), "--restart with --init-ctr"),
+        (("update", "gone", "--restart", "always"), "--rm option conflicts with --restart"),
+        (("update", "a", "--restart", "always", "--memory-swap", "1g"), "--memory"),
+        (("pod", "update", "shop", "--restart", "sometimes"), "not a valid restart policy"),
+        (("pod", "update", "shop", "--restart", "on-failure:x"), "restart policy retry count"),
         (("pod", "update"), "accepts 1 arg(s), received 0"),
         (("pod", "update", "none", "--cpus", "1"), "no such pod: none"),
         (("pod", "update", "shop"), "nothing to update"),
@@ -143,5 +310,9 @@ async def test_update_with_a_wrong_command_line_says_so(
 ) -> None:
     pod = await place.empty_pod()
     await place.add(pod, "a")
+    await place.add(pod, "once", "/bin/true", init=InitKind.ALWAYS)
+    await member(place, pod.id, "gone", auto_remove=True)
+    before = pod.record(), [one.record() for one in pod.containers()]
     error = await trio.to_thread.run_sync(lambda: Podrt(tmp_path).fails(125, *words))
     assert reason in error
+    assert (pod.record(), [one.record() for one in pod.containers()]) == before

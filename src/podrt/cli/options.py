@@ -207,22 +207,21 @@ OPTIONS: dict[str, Options] = {
         works=(
             "blkio-weight blkio-weight-device cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
             "cpuset-mems device-read-bps device-read-iops device-write-bps device-write-iops "
-            "memory memory-reservation memory-swap pids-limit"
+            "memory memory-reservation memory-swap pids-limit restart"
         ),
-        not_yet="restart",
     ),
     "update": Options(
         works=(
             "blkio-weight blkio-weight-device cpu-period cpu-quota cpu-shares cpus cpuset-cpus "
             "cpuset-mems device-read-bps device-read-iops device-write-bps device-write-iops "
-            "memory memory-reservation memory-swap pids-limit"
+            "memory memory-reservation memory-swap pids-limit restart"
         ),
         not_yet=(
             "env health-cmd health-interval health-log-destination health-max-log-count "
             "health-max-log-size health-on-failure health-retries health-start-period "
             "health-startup-cmd health-startup-interval health-startup-retries "
             "health-startup-success health-startup-timeout health-timeout latest no-healthcheck "
-            "restart unsetenv"
+            "unsetenv"
         ),
         not_ours="cpu-rt-period cpu-rt-runtime memory-swappiness",
     ),

@@ -27,7 +27,9 @@ VERBS: dict[str, Verb] = {
     "pod top": Verb("top", "top_pod", "Display the running processes of a pod"),
     "pod stats": Verb("stats", "stats_pods", "Display what pods and their containers use"),
     "pod graph": Verb("graph", "graph", "Display what a pod's containers wait for"),
-    "pod update": Verb("update", "update_pod", "Change the limits of an existing pod"),
+    "pod update": Verb(
+        "update", "update_pod", "Change limits and restart policy of an existing pod"
+    ),
     "pod clone": Verb("clone", "clone_pod", "Clone an existing pod"),
     "pod logs": Verb("container_logs", "pod_logs", "Fetch the logs of a pod's containers"),
     "pod rm": Verb("pod", "remove", "Remove one or more pods"),
@@ -42,7 +44,7 @@ VERBS: dict[str, Verb] = {
     "restart": Verb("restart", "restart", "Restart one or more containers"),
     "pause": Verb("pause", "pause", "Pause one or more running containers"),
     "unpause": Verb("pause", "unpause", "Unpause one or more paused containers"),
-    "update": Verb("update", "update", "Change the limits of an existing container"),
+    "update": Verb("update", "update", "Change limits and restart policy of an existing container"),
     "container clone": Verb("clone", "clone_container", "Clone an existing container"),
     "rename": Verb("container", "rename", "Rename an existing container"),
     "container exists": Verb("container_read", "exists", "Check if a container exists"),

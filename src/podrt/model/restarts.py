@@ -63,9 +63,10 @@ def parse_restart(text: str, field: str = "--restart") -> RestartPolicy:
     if not colon:
         return RestartPolicy(kind)
     if kind is not RestartKind.ON_FAILURE:
-        raise InvalidConfig(field, f"{text!r}: only on-failure takes a number of retries")
+        reason = "restart policy retries can only be specified with on-failure"
+        raise InvalidConfig(field, f"{text!r}: {reason}")
     if not number.isascii() or not number.isdecimal() or int(number) > _MOST_RETRIES:
-        raise InvalidConfig(field, f"{text!r}: {number!r} is no number of retries")
+        raise InvalidConfig(field, f"{text!r}: restart policy retry count: {number!r} is no number")
     return RestartPolicy(kind, int(number))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import trio
 
 from podrt.errors import EngineFailed, MonitorGone, Removed
-from podrt.model.resources import Resources
+from podrt.model.resources import NO_LIMITS, Resources
 from podrt.model.states import ALIVE, ContainerState, Facts
 from podrt.store.records import ContainerRecord
 
@@ -84,13 +84,15 @@ class Container:
         await rename.rename_container(self._ctx, self.id, name)
         self.name = name
 
-    async def update(self, limits: Resources) -> None:
-        """Give it the limits that are not None, now and at every later start.
+    async def update(
+        self, limits: Resources = NO_LIMITS, *, restart_policy: str | None = None
+    ) -> None:
+        """Give it the limits that are not None and a restart policy, now and at later starts.
 
-        Raises: InvalidConfig, Unsupported.
+        The policy "" is its pod's. Raises: InvalidConfig, Unsupported.
         """
         self.record()
-        await update.update_container(self._ctx, self.id, limits)
+        await update.update_container(self._ctx, self.id, limits, restart_policy)
 
     async def remove(self, *, force: bool = False, timeout_s: int | None = None) -> None:
         """Remove it. Raises: InvalidState while it runs, InUse naming its dependents."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from podrt.errors import Removed
-from podrt.model.resources import Resources
+from podrt.model.resources import NO_LIMITS, Resources
 from podrt.model.states import ContainerState, PodState
 from podrt.store.records import ContainerRecord, PodRecord
 
@@ -134,13 +134,16 @@ class Pod:
         start.raise_failures("unpause", outcomes)
         return outcomes
 
-    async def update(self, limits: Resources) -> None:
+    async def update(
+        self, limits: Resources = NO_LIMITS, *, restart_policy: str | None = None
+    ) -> None:
         """Give the pod as a whole the limits that are not None, now and at every later start.
 
+        The restart policy is that of its members without one of their own.
         Raises: InvalidConfig, Unsupported.
         """
         self.record()
-        await update.update_pod(self._ctx, self.id, limits)
+        await update.update_pod(self._ctx, self.id, limits, restart_policy)
 
     async def remove(
         self,

@@ -79,16 +79,9 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
         raise InvalidConfig(
             "", f"{flag} must be specified on the pod: they are shared with all its containers"
         )
-    policy_of_restarts = parse_restart(config.restart_policy)
-    if config.init is not None:
-        if pod is None:
-            raise InvalidConfig("--init-ctr", "must be used with a pod")
-        if policy_of_restarts.kind is not RestartKind.NO:
-            raise Unsupported("--restart with --init-ctr", "sidecars are not built yet")
-    if config.auto_remove and policy_of_restarts.outlives_boot:
-        raise InvalidConfig(
-            "", "the --rm option conflicts with --restart, unless it is no or on-failure"
-        )
+    if config.init is not None and pod is None:
+        raise InvalidConfig("--init-ctr", "must be used with a pod")
+    check_restart(config)
     if config.requires and pod is None:
         raise InvalidConfig("--requires", "dependencies are between containers of one pod")
     if config.stop_timeout_s < 0:
@@ -96,6 +89,17 @@ def check_container(config: ContainerConfig, pod: PodRecord | None) -> None:
     for edge in config.requires:
         if edge.kind != "started":
             raise Unsupported(f"--requires {edge.on}:{edge.kind}", "only started is built so far")
+
+
+def check_restart(config: ContainerConfig) -> None:
+    """Refuse a restart policy that it cannot have. Raises: InvalidConfig, Unsupported."""
+    wanted = parse_restart(config.restart_policy)
+    if config.init is not None and wanted.kind is not RestartKind.NO:
+        raise Unsupported("--restart with --init-ctr", "sidecars are not built yet")
+    if config.auto_remove and wanted.outlives_boot:
+        raise InvalidConfig(
+            "", "the --rm option conflicts with --restart, unless it is no or on-failure"
+        )
 
 
 def with_image_defaults(config: ContainerConfig, image: ImageDefaults) -> ContainerConfig:

@@ -1,12 +1,14 @@
-"""Changing the limits of pods and containers that exist, whether they run or not.
+"""Changing limits and restart policies of pods and containers that exist, running or not.
 
 The kernel is asked first: what it refuses is an error that changes nothing, what it takes is
-written to the log and holds for every later start.
+written to the log and holds for every later start. Monitors are told last: one that ends before
+leaves that to the next one, or to the same update once more.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Set
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ from podrt.errors import InvalidConfig, InvalidState, PodrtError
 from podrt.linux import files
 from podrt.model import runtimespec as oci
 from podrt.model.resources import DeviceRate, Resources
+from podrt.model.restarts import parse_restart
 from podrt.model.verbs import Verb
 from podrt.spec import resources
 from podrt.store.records import ContainerRecord, Op, PodRecord, Put
@@ -24,7 +27,10 @@ from podrt.store.tables import Tables
 from .claims import claim
 from .context import Context
 from .foreign import bundle_of, engine_of
-from .prepare import device_rules
+from .group import members_of, open_group
+from .policies import is_ordinary, tell_policy
+from .prepare import check_restart, device_rules
+from .teardown import parent_of
 
 # The kernel's value for "none"; what is missing here cannot be set back.
 _NO_LIMIT = {
@@ -50,8 +56,13 @@ def merged(old: Resources, new: Resources) -> Resources:
     return msgspec.structs.replace(old, **given)
 
 
-async def update_container(ctx: Context, container_id: str, limits: Resources) -> None:
-    """Give a container new limits. Raises: InvalidConfig, Unsupported, InvalidState, Removed."""
+async def update_container(
+    ctx: Context, container_id: str, limits: Resources, restart: str | None = None
+) -> None:
+    """Give a container new limits and, if it is not None, another restart policy.
+
+    Raises: InvalidConfig, Unsupported, InvalidState, Removed.
+    """
     ctx.check_open()
     group_id = ctx.group_id(ctx.load_container(container_id))
     async with claim(ctx, group_id, Verb.UPDATE):
@@ -61,43 +72,96 @@ async def update_container(ctx: Context, container_id: str, limits: Resources) -
             raise InvalidState("update", f"infra {what}", "its pod is updated instead")
         if record.removing:
             raise InvalidState("update", what, "it is being removed")
-        if not record.cgroup_path:
-            raise InvalidConfig("", f"{what} has no cgroup to limit")
-        old = record.config.resources
-        wanted = merged(old, limits)
-        # Says what is wrong with the two of them together before anything is touched.
-        found = resources.limits(wanted, device_rules(record.config))
-        _turn(ctx, record.cgroup_path, resources.effective(old), resources.effective(wanted))
-        _rewrite_specs(ctx, record, found)
+        changes: dict[str, Any] = {}
+        if restart is not None:
+            changes["restart_policy"] = restart
+            check_restart(msgspec.structs.replace(record.config, restart_policy=restart))
+        if not limits.is_unset:
+            changes["resources"] = _limit_container(ctx, record, limits)
 
         def build(tables: Tables) -> list[Op]:
             current = tables.get(ContainerRecord, container_id) or record
-            config = msgspec.structs.replace(current.config, resources=wanted)
+            config = msgspec.structs.replace(current.config, **changes)
             return [Put(msgspec.structs.replace(current, config=config))]
 
         await ctx.commit(build)
+        if restart is not None:
+            await _tell_policies(ctx, group_id, parent_of(ctx, record), {container_id})
 
 
-async def update_pod(ctx: Context, pod_id: str, limits: Resources) -> None:
-    """Give a pod's cgroup new limits. Raises: InvalidConfig, Unsupported, InvalidState, Removed."""
+def _limit_container(ctx: Context, record: ContainerRecord, limits: Resources) -> Resources:
+    """Limit its cgroup and its specification; returns all its limits."""
+    if not record.cgroup_path:
+        raise InvalidConfig("", f"container {record.config.name} has no cgroup to limit")
+    old = record.config.resources
+    wanted = merged(old, limits)
+    # Says what is wrong with the two of them together before anything is touched.
+    found = resources.limits(wanted, device_rules(record.config))
+    _turn(ctx, record.cgroup_path, resources.effective(old), resources.effective(wanted))
+    _rewrite_specs(ctx, record, found)
+    return wanted
+
+
+async def update_pod(
+    ctx: Context, pod_id: str, limits: Resources, restart: str | None = None
+) -> None:
+    """Give a pod's cgroup new limits and its members, with `restart`, another default policy.
+
+    Raises: InvalidConfig, Unsupported, InvalidState, Removed.
+    """
     ctx.check_open()
     async with claim(ctx, pod_id, Verb.UPDATE):
         pod = ctx.load_pod(pod_id)
-        what = f"pod {pod.config.name}"
         if pod.removing:
-            raise InvalidState("update", what, "it is being removed")
-        if not pod.cgroup_path:
-            raise InvalidConfig("", f"{what} has no cgroup of its own to limit")
-        old = pod.config.resources
-        wanted = merged(old, limits)
-        _turn(ctx, pod.cgroup_path, old, wanted)
+            raise InvalidState("update", f"pod {pod.config.name}", "it is being removed")
+        changes: dict[str, Any] = {}
+        if restart is not None:
+            changes["restart_policy"] = restart
+            parse_restart(restart)
+        if not limits.is_unset:
+            changes["resources"] = _limit_pod(ctx, pod, limits)
 
         def build(tables: Tables) -> list[Op]:
             current = tables.get(PodRecord, pod_id) or pod
-            config = msgspec.structs.replace(current.config, resources=wanted)
+            config = msgspec.structs.replace(current.config, **changes)
             return [Put(msgspec.structs.replace(current, config=config))]
 
         await ctx.commit(build)
+        if restart is not None:
+            members = {one.id for one in ctx.view.members(pod_id) if not one.config.restart_policy}
+            await _tell_policies(ctx, pod_id, pod.config.cgroup_parent, members)
+
+
+def _limit_pod(ctx: Context, pod: PodRecord, limits: Resources) -> Resources:
+    """Limit its cgroup; returns all its limits."""
+    if not pod.cgroup_path:
+        raise InvalidConfig("", f"pod {pod.config.name} has no cgroup of its own to limit")
+    old = pod.config.resources
+    wanted = merged(old, limits)
+    _turn(ctx, pod.cgroup_path, old, wanted)
+    return wanted
+
+
+async def _tell_policies(
+    ctx: Context, group_id: str, cgroup_parent: str, concerned: Set[str]
+) -> None:
+    """Tell their monitor the policies of those that run or wait; the others' starts do.
+
+    Where it died another one is started: who waits would never be told that there is nothing to
+    wait for. Raises: MonitorGone, EngineFailed.
+    """
+
+    def unfinished() -> list[ContainerRecord]:
+        ctx.view.refresh()
+        members = [one for one in members_of(ctx.store.tables, group_id) if one.id in concerned]
+        kept = [one for one in members if is_ordinary(one) and not one.removing]
+        return [one for one in kept if ctx.view.is_unfinished(one)]
+
+    if not unfinished():
+        return
+    async with open_group(ctx, group_id, cgroup_parent) as monitor:
+        for member in unfinished():
+            await tell_policy(ctx, monitor, member, ctx.view.facts(member))
 
 
 def _turn(ctx: Context, path: str, old: Resources, new: Resources) -> None:
