@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/major.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,15 +61,19 @@ static void show_path(const char *section, const char *path)
 {
 	char value[PATH_MAX + 64], target[PATH_MAX] = "", byte;
 	struct stat st;
-	int fd, children = 0;
+	int fd = -1, children = 0;
+	bool is_console;
 
 	if (lstat(path, &st) < 0) {
 		fact(section, path, strerror(errno));
 		return;
 	}
+	/* Opening one for the first time makes devices on the host, which the next container sees. */
+	is_console = S_ISCHR(st.st_mode) && major(st.st_rdev) == TTY_MAJOR;
 	if (S_ISLNK(st.st_mode) && readlink(path, target, sizeof(target) - 1) < 0)
 		target[0] = '\0';
-	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+	if (!is_console)
+		fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
 	if (S_ISDIR(st.st_mode) && fd >= 0) {
 		DIR *dir = fdopendir(fd);
 
@@ -80,6 +86,7 @@ static void show_path(const char *section, const char *path)
 	snprintf(value, sizeof(value), "%o %u:%u uid=%u gid=%u open=%s write=%s%s%s", st.st_mode,
 		 major(st.st_rdev), minor(st.st_rdev), st.st_uid, st.st_gid,
 		 fd == -2                  ? (children > 2 ? "full" : "empty")
+		 : is_console              ? "not tried"
 		 : fd < 0                  ? strerror(errno)
 		 : S_ISREG(st.st_mode)     ? (read(fd, &byte, 1) > 0 ? "bytes" : "none")
 					   : "yes",

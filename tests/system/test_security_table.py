@@ -387,7 +387,7 @@ def test_container_that_sees_every_process_overwrites_no_binary(podrt: Podrt) ->
     before = MONITOR.read_bytes()
     script = (
         "for p in /proc/[0-9]*; do read c < $p/comm; case $c in podrt-*) "
-        'echo "found $c"; (echo bad >> $p/exe) && echo written;; esac; done 2>/dev/null'
+        'echo "found $c"; (echo bad >> $p/exe) && echo written;; esac; done 2>/dev/null; true'
     )
     flags = ("--network", "none", "--privileged", "--pid", "host")
     found = podrt("run", "--rm", *flags, "base", "/bin/sh", "-c", script)
