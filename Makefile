@@ -35,8 +35,8 @@ run: $(STAMPS)/installed ## play examples/ on real processes, show them, remove 
 test: $(STAMPS)/installed $(STAMPS)/test ## unit, contract and system tests, a sample of the crash tests
 	@$(PYTEST) tests --ignore=tests/vm
 
-deep: $(STAMPS)/installed $(STAMPS)/test ## the crash, power-loss and fuzz tests at their full counts
-	@$(PYTEST) tests --ignore=tests/vm --deep --timeout=3600
+deep: $(STAMPS)/installed $(STAMPS)/test $(STAMPS)/vm ## the crash, power-loss, reboot and fuzz tests at their full counts
+	@$(PYTEST) tests --ignore=tests/vm/guest --deep --timeout=3600
 
 fuzz: $(STAMPS)/installed $(STAMPS)/test ## corrupted files under sanitizers: SECONDS=60 in all, REPLAY=target:seed
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(REPLAY),--replay $(REPLAY),--seconds $(SECONDS))
@@ -56,7 +56,7 @@ system: $(STAMPS)/installed $(STAMPS)/test ## only the tests that need the real 
 
 vm: $(STAMPS)/installed $(STAMPS)/test $(STAMPS)/vm ## smoke tests in a guest with pure cgroup v2 (QEMU)
 	@if command -v qemu-system-x86_64 >/dev/null; then tests/vm/prepare || true; fi
-	$(PYTEST) tests/vm --timeout=1500
+	$(PYTEST) tests/vm/guest --timeout=1500
 
 bench: $(STAMPS)/installed $(STAMPS)/dev ## measure against the floor and the peers
 	@.ci/packages ci >/dev/null

@@ -81,21 +81,22 @@ def test_pods_are_picked_by_file(podrt: Podrt, tmp_path: Path) -> None:
 
 
 def test_rename_of_a_running_container_and_what_refuses_it(podrt: Podrt) -> None:
+    # Names that no ID can begin with.
     podrt.pod("shop")
-    add(podrt, "a")
-    add(podrt, "b")
-    podrt("start", "a")
-    assert podrt("rename", "a", "c") == ""
-    assert names(podrt) == {"b", "c"}
-    assert podrt.run("container", "exists", "a").returncode == 1
-    assert podrt.run("container", "exists", "c").returncode == 0
-    assert podrt("stop", "c") == "c\n"
-    assert "already in use" in podrt.fails(125, "rename", "b", "shop")
-    assert "accepts 2 arg(s), received 1" in podrt.fails(125, "rename", "b")
-    assert "a b" in podrt.fails(125, "rename", "b", "a b")
+    add(podrt, "x")
+    add(podrt, "y")
+    podrt("start", "x")
+    assert podrt("rename", "x", "z") == ""
+    assert names(podrt) == {"y", "z"}
+    assert podrt.run("container", "exists", "x").returncode == 1
+    assert podrt.run("container", "exists", "z").returncode == 0
+    assert podrt("stop", "z") == "z\n"
+    assert "already in use" in podrt.fails(125, "rename", "y", "shop")
+    assert "accepts 2 arg(s), received 1" in podrt.fails(125, "rename", "y")
+    assert "a b" in podrt.fails(125, "rename", "y", "a b")
     assert "no such container: none" in podrt.fails(125, "rename", "none", "d")
     assert "accepts 1 arg(s), received 0" in podrt.fails(125, "container", "exists")
-    assert names(podrt) == {"b", "c"}
+    assert names(podrt) == {"y", "z"}
 
 
 def test_listings_show_sizes_and_namespaces(podrt: Podrt) -> None:
