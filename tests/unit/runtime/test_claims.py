@@ -168,7 +168,7 @@ async def test_verb_that_two_verbs_want_to_end_ends_once_and_both_follow(tmp_pat
 
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
-                with pytest.raises(Busy, match="pod shop is busy: ended by (stop|rm --force)"):
+                with pytest.raises(Busy, match=r"pod shop is busy: ended by (stop|rm --force)"):
                     async with claim(first, pod.id, Verb.START):
                         with trio.CancelScope(shield=True):
                             nursery.start_soon(work, second, Verb.STOP)
