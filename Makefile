@@ -56,7 +56,7 @@ system: $(STAMPS)/installed $(STAMPS)/test ## only the tests that need the real 
 
 vm: $(STAMPS)/installed $(STAMPS)/test $(STAMPS)/vm ## smoke tests in a guest with pure cgroup v2 (QEMU)
 	@if command -v qemu-system-x86_64 >/dev/null; then tests/vm/prepare || true; fi
-	$(PYTEST) tests/vm/guest --timeout=1500
+	$(PYTEST) tests/vm/guest --timeout=2500
 
 bench: $(STAMPS)/installed $(STAMPS)/dev ## measure against the floor and the peers
 	@.ci/packages ci >/dev/null
