@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from doubles.command_server import CommandServer
 
 CGROUP = Path("/sys/fs/cgroup")
 PARENT = "/podrt_test_vm"
@@ -16,22 +16,18 @@ PATIENCE_S = 60.0
 
 
 class Cli:
-    """`podrt` with its own root and runroot."""
+    """`podrt` on one root: under emulation an interpreter takes ten seconds to load it, so one
+    process does that and forks for each command."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        store = ["--root", str(folder / "root"), "--runroot", str(folder / "runroot")]
-        self.program = [sys.executable, "-m", "podrt", *store]
+    def __init__(self, server: CommandServer) -> None:
+        self._server = server
 
-    def __call__(self, *words: str, code: int | None = 0, stdin: str = "") -> str:
+    def __call__(self, *words: str, code: int | None = 0) -> str:
         """Run a command that must end with `code` (None: any); its standard output, stripped."""
-        result = subprocess.run(
-            [*self.program, *words], input=stdin, capture_output=True, text=True, check=False
-        )
+        done = self._server.run(*words)
         if code is not None:
-            said = f"{result.stdout}\n{result.stderr}"
-            assert result.returncode == code, f"podrt {' '.join(words)}: {result.returncode} {said}"
-        return result.stdout.strip()
+            assert done.code == code, f"podrt {' '.join(words)}: {done.code} {done.out}\n{done.err}"
+        return done.out.strip()
 
     def run_limited(self, pod: str, *flags: str, program: str) -> Path:
         """Run a shell program in a new container of the pod; the container's cgroup."""

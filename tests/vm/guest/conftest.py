@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from doubles.command_server import CommandServer
+from doubles.commands import Podrt
 from vm.guest.cli import IMAGE, PARENT, Cli
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -20,10 +22,11 @@ def podrt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     archive = folder / "rootfs.tar"
     maker = PROJECT / "examples" / "make_rootfs.py"
     subprocess.run([sys.executable, maker, archive], check=True)
-    cli = Cli(folder)
-    cli("image", "import", str(archive), IMAGE)
-    yield cli
-    cli("pod", "rm", "--all", "--force", code=None)
+    with CommandServer(Podrt(folder)) as server:
+        cli = Cli(server)
+        cli("image", "import", str(archive), IMAGE)
+        yield cli
+        cli("pod", "rm", "--all", "--force", code=None)
 
 
 @pytest.fixture
