@@ -123,7 +123,8 @@ async def test_top_descriptors_agree_with_proc(place: Place, read: Reader) -> No
     status = status_of(pid)
     assert found["rss"] == status["VmRSS"][0]
     assert found["vsz"] == status["VmSize"][0]
-    assert (found["state"], found["nice"], found["tty"]) == (status["State"][0], "0", "?")
+    nice = str(os.getpriority(os.PRIO_PROCESS, pid))
+    assert (found["state"], found["nice"], found["tty"]) == (status["State"][0], nice, "?")
     assert (found["seccomp"], found["capamb"], found["pgid"]) == ("filter", "none", "1")
     names = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP")
     assert found["capbnd"] == ",".join([*names, "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"])
